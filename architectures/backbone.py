@@ -1,0 +1,127 @@
+"""The contract of every sequence architecture.
+
+A sequence map turns (batch, length, dim) into (batch, length, dim). A layer is one, a stack of layers is one, and both keep
+the same promise, the streaming law: cut x into pieces in any way, `stream` them one after the other, and the outputs laid
+end to end are `forward(x)`. One piece is the parallel form; one position at a time is the recurrent form.
+
+A new architecture writes `flops` and any one of
+
+* `forward(x)`: streaming then remembers the inputs and recomputes, which is correct for every causal map;
+* `stream(x, state)` with `init_state`: `forward` is then one piece;
+* `step(x, state)` with `init_state`: one position; `stream` and `forward` are then loops.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+State = Any
+"""Tensors in any nesting of tuples, lists and dicts. It is a value: `stream` returns a new one and leaves the old one valid."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How one parameter trains: its learning rate relative to the recipe's, and whether weight decay applies to it."""
+
+    lr_scale: float = 1.0
+    decay: bool = False
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Real floating point operations of one forward pass over one sequence; a multiply-add is two.
+
+    contraction: matrix products and convolutions, with causal attention counted over its L(L+1)/2 pairs.
+    mixing: what else mixes positions or states: softmax over scores, scans, FFTs, state updates.
+    pointwise: norms, activations, gates, residual sums, rotations.
+    """
+
+    contraction: int = 0
+    mixing: int = 0
+    pointwise: int = 0
+
+    def __add__(self, other: "Flops") -> "Flops":
+        return Flops(
+            self.contraction + other.contraction, self.mixing + other.mixing, self.pointwise + other.pointwise
+        )
+
+    def __mul__(self, times: int) -> "Flops":
+        return Flops(self.contraction * times, self.mixing * times, self.pointwise * times)
+
+    @property
+    def headline(self) -> int:
+        """What budgets are measured in: contraction plus mixing."""
+        return self.contraction + self.mixing
+
+
+class LengthError(ValueError):
+    """The sequence is longer than this architecture can read."""
+
+
+class SequenceMap(nn.Module, ABC):
+    """A map from sequences to sequences of the same shape: a layer, or a stack of layers."""
+
+    tuned: ClassVar[Mapping[str, Tuning]] = {}
+    """Parameters of this module (by attribute name) that train with their own learning rate or without decay."""
+
+    def __init__(self) -> None:
+        cls = type(self)
+        if all(getattr(cls, way) is getattr(SequenceMap, way) for way in ("forward", "stream", "step")):
+            raise TypeError(f"{cls.__name__} defines none of forward, stream and step; it needs one")
+        super().__init__()
+
+    def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        """All positions at once."""
+        return self.stream(x, self.init_state(x.shape[0]))[0]
+
+    def init_state(self, batch: int) -> State:
+        """What is remembered before the first position, for `batch` sequences."""
+        return ()
+
+    def stream(
+        self, x: Float[Tensor, "batch length dim"], state: State
+    ) -> tuple[Float[Tensor, "batch length dim"], State]:
+        """The next positions, any number of them (none included), after `state`; and the state after them."""
+        if type(self).step is not SequenceMap.step:
+            outputs = []
+            for position in x.unbind(1):
+                y, state = self.step(position, state)
+                outputs.append(y)
+            return (torch.stack(outputs, 1) if outputs else torch.empty_like(x)), state
+        seen = torch.cat([*state, x], 1)
+        return self.forward(seen)[:, seen.shape[1] - x.shape[1] :], (seen,)
+
+    def step(self, x: Float[Tensor, "batch dim"], state: State) -> tuple[Float[Tensor, "batch dim"], State]:
+        """The next position after `state`, and the state after it."""
+        y, state = self.stream(x[:, None], state)
+        return y[:, 0], state
+
+    @abstractmethod
+    def flops(self, length: int) -> Flops:
+        """Operations of `forward` on one sequence of `length` positions, exactly as this architecture executes them."""
+
+    def zeros(self, *shape: int) -> Tensor:
+        """Zeros where this map's parameters live, for `init_state`."""
+        return next(self.parameters()).new_zeros(shape)
+
+
+class Backbone(SequenceMap):
+    """What `--architecture` names: a stack `depth` deep and `dim` wide.
+
+    Every keyword of a subclass is a setting: typed, with a default and a one-line meaning in `Annotated`. It initialises
+    itself; the lab never touches its weights. `causal=False` builds the form that reads the whole sequence, which has no
+    `stream`.
+    """
+
+    embedding_std: float = 1.0
+    """Scale of the token embeddings this architecture is meant to read. A small one hides the token behind the first blocks'
+    output in the residual stream, and a model that must look a token up then hardly learns to."""
+
+    def __init__(self, dim: int, depth: int, *, causal: bool = True) -> None:
+        super().__init__()
+        self.dim, self.depth, self.causal = dim, depth, causal

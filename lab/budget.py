@@ -1,0 +1,52 @@
+"""Budgets: training compute in FLOPs, turned into optimizer steps once.
+
+Convention (lab-exact v1): a multiply-add is two operations, causal attention is counted over its L(L+1)/2 pairs, the headline
+is contraction plus mixing, and a training step costs three times its forward pass. Evaluation is not part of a budget.
+"""
+
+import math
+import re
+
+from lab.errors import BudgetError, UsageError
+
+TRAIN_OVER_FORWARD = 3
+LARGEST = 1e27
+_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+
+
+def parse_amount(text: str, flag: str) -> float:
+    """A positive number, with an optional unit: "1e13", "3PF", "250GF", "200k", "1.5M".
+
+    Raises:
+        UsageError: it is not a number, not finite, not positive or absurdly large.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([kKMGTPE]?)(?:F|FLOPs?)?\s*", text)
+    try:
+        value = float(match[1]) * _UNITS[match[2].upper()] if match else float(text)
+    except ValueError:
+        raise UsageError(f"{flag} {text}: not a number; write it like 1e13 or 10TF") from None
+    if not 0 < value <= LARGEST:  # false for NaN too
+        raise UsageError(f"{flag} {text}: must be above zero and at most {LARGEST:.0e}")
+    return value
+
+
+def step_flops(forward: int, batch: int) -> int:
+    """Training FLOPs of one optimizer step on `batch` sequences that cost `forward` FLOPs each to read."""
+    return TRAIN_OVER_FORWARD * forward * batch
+
+
+def steps_for(budget: float, per_step: int) -> int:
+    """How many whole optimizer steps the budget pays for.
+
+    Raises:
+        BudgetError: not even one.
+    """
+    steps = math.floor(budget / per_step)
+    if steps < 1:
+        raise BudgetError(f"--budget {budget:.3g}: does not pay for one step; the smallest is {per_step:.4g} here")
+    return steps
+
+
+def shown(flops: float) -> str:
+    """FLOPs for people: 2.5e12."""
+    return f"{flops:.3g}".replace("e+", "e")

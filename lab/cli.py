@@ -1,0 +1,368 @@
+"""The command line: each command is a function, its signature the flags, its docstring the help.
+
+Nothing heavy is imported before a command runs, so that `lab --help` answers at once.
+"""
+
+import builtins
+import shlex
+import sys
+import time
+import tomllib
+from dataclasses import asdict, dataclass
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+
+from lab.errors import UsageError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from lab.planning import Planner
+
+_STARTED = time.monotonic()
+app = App(
+    name="lab",
+    help="Compare sequence architectures at equal compute.",
+    help_format="plaintext",
+    version_flags=["--version"],
+)
+Names = Annotated[list[str], Parameter(consume_multiple=True, negative="")]
+Flag = Annotated[bool, Parameter(negative="")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Setup:
+    """What `run` and `compare` share.
+
+    Attributes
+    ----------
+    size
+        Non-embedding parameters (or, with --match flops, FLOPs a token) that every width is solved for, like 100k.
+    match
+        What is made equal between architectures, to 2 %.
+    dim
+        A width, instead of --size.
+    depth
+        Layers.
+    batch
+        Sequences a step; as many as 512 tokens hold where none is given.
+    precision
+        Arithmetic of the forward pass; states and weights stay float32.
+    lr
+        Peak learning rate.
+    plugin
+        Python files with an architecture or a task, known by the file's name. Their code is run.
+    results
+        Folder of the runs.
+    """
+
+    size: str = "100k"
+    match: Literal["params", "flops"] = "params"
+    dim: int | None = None
+    depth: int = 2
+    batch: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    lr: float | None = None
+    plugin: Names | None = None
+    results: str = "results"
+
+    def planner(self) -> "Planner":
+        """The planner that these flags describe."""
+        from lab import plugins
+        from lab.budget import parse_amount
+        from lab.planning import Planner, Shape
+        from lab.recipe import Recipe
+
+        for file in self.plugin or []:
+            plugins.add_file(file)
+        if self.lr is not None and not 0 < self.lr <= 1:
+            raise UsageError(f"--lr {self.lr}: must be above 0 and at most 1")
+        shape = Shape(self.depth, self.dim, self.match, parse_amount(self.size, "--size"))
+        recipe = Recipe() if self.lr is None else Recipe(lr=self.lr)
+        return Planner(shape, self.batch, self.precision, recipe)
+
+
+@app.command
+def compare(
+    *,
+    architectures: Names | None = None,
+    tasks: Names | None = None,
+    budget: Names | None = None,
+    seeds: int = 3,
+    workers: int | None = None,
+    setup: Setup = Setup(),  # noqa: B008
+    out: str | None = None,
+    json: Flag = False,
+) -> int:
+    """Compare architectures on tasks at equal training FLOPs; only runs that are missing are done.
+
+    Parameters
+    ----------
+    architectures
+        Names, with settings if wanted: transformer:preset=gpt2,heads=2. None given: those of the default comparison.
+    tasks
+        Names, with settings if wanted: recall:pairs=16. None given: those of the default comparison.
+    budget
+        Training FLOPs of each run, like 3e11 or 10TF; several give a comparison at each.
+    seeds
+        Runs of each combination, with seeds 0, 1, 2, ...
+    workers
+        Runs side by side, one thread each; as many as there are cores where none is given.
+    out
+        Folder for figures and report; <results>/compare where none is given.
+    json
+        Print the results as JSON.
+    """
+    from lab.budget import parse_amount
+    from lab.comparison import compare as carry_out
+
+    default = _default_study()
+    frame = carry_out(
+        architectures or default["architectures"],
+        tasks or default["tasks"],
+        [parse_amount(amount, "--budget") for amount in budget or default["budgets"]],
+        seeds,
+        results=setup.results,
+        workers=workers,
+        planner=setup.planner(),
+        plugin_files=setup.plugin or [],
+    )
+    if json:
+        _print_json(frame)
+    else:
+        _present(frame, setup.results, out or f"{setup.results}/compare")
+    return 0 if (frame["status"] != "failed").all() else 1
+
+
+@app.command
+def run(
+    *,
+    architecture: str,
+    task: str,
+    budget: str,
+    seed: int = 0,
+    threads: int = 1,
+    setup: Setup = Setup(),  # noqa: B008
+    resume: Annotated[bool, Parameter(negative="--restart")] = True,
+    json: Flag = False,
+) -> int:
+    """Train one architecture on one task; the same command again continues or finds the run.
+
+    Parameters
+    ----------
+    architecture
+        Name, with settings if wanted: transformer:preset=gpt2.
+    task
+        Name, with settings if wanted: text:path=MY.txt.
+    budget
+        Training FLOPs, like 1e12 or 1TF.
+    seed
+        Seed of the initial weights and of the order of the data.
+    threads
+        Threads of this process. One, as in compare, gives the very numbers of compare.
+    resume
+        Continue from the checkpoint, or find the finished run; --restart forgets both.
+    json
+        Print the record as JSON.
+    """
+    from lab import single
+
+    return single.run(
+        setup.planner(), architecture, task, budget, seed, setup.results,
+        threads=threads, resume=resume, as_json=json, started=_STARTED,
+    )  # fmt: skip
+
+
+@app.command(name="list")
+def list_(*, plugin: Names | None = None, json: Flag = False) -> None:
+    """List architectures and tasks.
+
+    Parameters
+    ----------
+    plugin
+        Python files with an architecture or a task of your own.
+    json
+        Print JSON.
+    """
+    from lab import plugins
+
+    for file in plugin or []:
+        plugins.add_file(file)
+    found = {
+        kind: [{"name": name, "summary": plugins.summary(kind, name)} for name in plugins.names(kind)]
+        for kind in ("architectures", "tasks")
+    }
+    if json:
+        _print_json(found)
+        return
+    for kind, entries in found.items():
+        print(kind)
+        for entry in entries:
+            print(f"  {entry['name']:<14} {entry['summary']}")
+    print("lab show NAME has settings, sizes and sources.")
+
+
+@app.command
+def show(
+    name: str, /, *, dim: int = 64, depth: int = 2, length: int = 256, plugin: Names | None = None, json: Flag = False
+) -> None:
+    """Show an architecture or a task: settings with types, defaults and meaning, its cost, its source.
+
+    Parameters
+    ----------
+    name
+        Name of an architecture or a task, with settings if wanted.
+    dim
+        Width at which parameters, FLOPs and state are given.
+    depth
+        Layers at which they are given.
+    length
+        Sequence length at which they are given.
+    plugin
+        Python files with an architecture or a task of your own.
+    json
+        Print JSON.
+    """
+    from lab import description, plugins
+
+    for file in plugin or []:
+        plugins.add_file(file)
+    found = description.describe(name, dim, depth, length)
+    if json:
+        _print_json(found)
+    else:
+        print(description.render(found))
+
+
+@app.command
+def check(
+    names: Annotated[list[str] | None, Parameter(negative="")] = None,
+    /,
+    *,
+    all: Flag = False,
+    plugin: Names | None = None,
+    json: Flag = False,
+) -> int:
+    """Hold architectures to the laws of the contract: causality, streaming, FLOPs, gradients, and more.
+
+    Parameters
+    ----------
+    names
+        Architectures, with settings if wanted.
+    all
+        Check every architecture there is.
+    plugin
+        Python files with an architecture of your own.
+    json
+        Print JSON.
+    """
+    from lab import plugins
+
+    added = [plugins.add_file(file) for file in plugin or []]
+    chosen = plugins.names("architectures") if all else names or added
+    if not chosen:
+        raise UsageError("check: name an architecture, or give --all")
+    from lab.check import check as check_one
+
+    reports = {}
+    for text in chosen:
+        name, given = plugins.parse("architectures", text)
+        reports[text] = check_one(name, settings=given)
+        if not json:
+            print(f"{text}\n{reports[text]}\n")
+    if json:
+        _print_json({text: [asdict(result) for result in report.results] for text, report in reports.items()})
+    return 0 if builtins.all(report.passed for report in reports.values()) else 1
+
+
+@app.command
+def plot(*, results: str = "results", out: str | None = None, task: Names | None = None) -> None:
+    """Draw every figure that the runs in a store allow, as PNG, SVG and CSV.
+
+    Parameters
+    ----------
+    results
+        Folder of the runs.
+    out
+        Folder for the figures; <results>/figures where none is given.
+    task
+        Only these tasks.
+    """
+    from lab import analysis
+
+    frame = _stored(results, task)
+    for path in analysis.draw_all(frame, analysis.curves(results), Path(out or f"{results}/figures")):
+        print(path)
+
+
+@app.command
+def report(*, results: str = "results", out: str | None = None, task: Names | None = None) -> None:
+    """Write one HTML page about all runs in a store.
+
+    Parameters
+    ----------
+    results
+        Folder of the runs.
+    out
+        Folder for the page; <results>/report where none is given.
+    task
+        Only these tasks.
+    """
+    _present(_stored(results, task), results, out or f"{results}/report")
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run a command and exit: 0 done, 1 a run failed, 2 bad usage, 3 impossible budget, 75 interrupted and resumable."""
+    try:
+        code = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        _fail(" ".join(str(error).split()), 2)
+    except UsageError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command continues: " + _command(), 75)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _present(frame: "DataFrame", results: str, out: str) -> None:
+    """The table on standard output; figures and the report in `out`."""
+    from lab import analysis
+
+    curves = analysis.curves(results)
+    folder = Path(out)
+    print(analysis.render(frame))
+    path = analysis.write_report(frame, curves[curves["id"].isin(frame["id"])], folder, _command())
+    print(f"report:  {path}\nfigures: {folder / 'figures'}")
+    print("next:    lab compare with --budget raised, or with --architectures ... my_arch --plugin my_arch.py")
+
+
+def _stored(results: str, tasks: list[str] | None) -> "DataFrame":
+    from lab import analysis
+
+    frame = analysis.results(results)
+    if tasks:
+        frame = frame[frame["task"].isin(tasks)]
+    if frame.empty:
+        raise UsageError(f"--results {results}: no runs there; lab compare makes some")
+    return frame
+
+
+def _default_study() -> dict[str, Any]:
+    return tomllib.loads((Path(__file__).parent / "studies" / "default.toml").read_text("utf-8"))
+
+
+def _command() -> str:
+    return shlex.join(["lab", *sys.argv[1:]])
+
+
+def _print_json(value: Any) -> None:
+    print(value.to_json(orient="records", indent=1) if hasattr(value, "to_json") else dumps(value, indent=1))
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"lab: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,59 @@
+"""A comparison: plan it, do what is missing, read back a frame."""
+
+import os
+from collections.abc import Sequence
+
+from pandas import DataFrame
+
+from lab import plugins
+from lab.analysis.frame import results as load_results
+from lab.engine import Pool
+from lab.errors import UsageError
+from lab.planning import Planner, missing, plan_all, tell_plan
+from lab.progress import Display
+from lab.run import Store
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def compare(
+    architectures: Sequence[str],
+    tasks: Sequence[str],
+    budgets: Sequence[float],
+    seeds: int = 3,
+    *,
+    results: str = "results",
+    workers: int | None = None,
+    planner: Planner | None = None,
+    plugin_files: Sequence[str] = (),
+) -> DataFrame:
+    """Every architecture on every task at every budget with seeds 0 ... seeds-1; a row a run, as `lab.results` gives.
+
+    Runs that are in the store are not done again. Files with plug-ins are made known first; their code is run.
+
+    Raises:
+        UsageError: something in the request is unknown, ill-typed or refused; nothing was started.
+        KeyboardInterrupt: after the workers wrote their checkpoints.
+    """
+    if workers is not None and not 1 <= workers <= 1024:
+        raise UsageError(f"--workers {workers}: must be from 1 to 1024")
+    pool = Pool(workers or cores(), results, plugin_files)  # first of all: its processes import while this one plans
+    try:
+        for file in plugin_files:
+            plugins.add_file(file)
+        planned = plan_all(planner or Planner(), architectures, tasks, budgets, seeds)
+        store = Store(results)
+        store.check_writable()
+        open_runs = missing(planned, store)
+        tell_plan(planned, len(planned) - len(open_runs))
+        if open_runs:
+            with Display([each.spec for each in open_runs]) as display:
+                pool.carry_out([each.spec for each in open_runs], display)
+            display.summarise()
+    finally:
+        pool.close()
+    frame = load_results(results)
+    return frame[frame["id"].isin([each.spec.id for each in planned])].reset_index(drop=True)

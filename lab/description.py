@@ -1,0 +1,105 @@
+"""What there is to know about an architecture or a task: settings, cost at a size, source."""
+
+import inspect
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from lab import plugins
+from lab.errors import UsageError, nearest
+from lab.model import build_task, count_parameters, state_size
+
+
+def describe(text: str, dim: int, depth: int, length: int) -> dict[str, Any]:
+    """An architecture at a size, or a task, as plain data.
+
+    Raises:
+        UsageError: nothing has that name, or its settings are wrong.
+    """
+    name = text.partition(":")[0]
+    kinds = [kind for kind in plugins.CONTRACTS if name in plugins.names(kind)]
+    if not kinds:
+        known = [known for kind in plugins.CONTRACTS for known in plugins.names(kind)]
+        raise UsageError(f"show {name[:60]!r}: unknown; {nearest(name, known)}")
+    kind = kinds[0]
+    name, given = plugins.parse(kind, text)
+    cls = plugins.load(kind, name)
+    found = {
+        "name": name,
+        "kind": kind.removesuffix("s"),
+        "summary": inspect.getdoc(cls),
+        "source": inspect.getdoc(sys.modules[cls.__module__]),
+        "settings": [asdict(setting) | {"value": given.get(setting.name, setting.default)} for setting in
+                     plugins.settings(kind, name)],
+    }  # fmt: skip
+    return found | (_cost(cls, given, dim, depth, length) if kind == "architectures" else _question(name, given))
+
+
+def _cost(cls: Any, given: dict[str, Any], dim: int, depth: int, length: int) -> dict[str, Any]:
+    try:
+        with torch.device("meta"):
+            backbone = cls(dim, depth, **given)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"show {cls.__name__} at --dim {dim} --depth {depth}: {error}") from error
+    flops = backbone.flops(length)
+    return {
+        "size": {"dim": dim, "depth": depth, "length": length},
+        "parameters": count_parameters(backbone),
+        "flops_per_token": {kind: value / length for kind, value in asdict(flops).items()},
+        "state_size": state_size(backbone, length),
+        "trained apart": sorted(
+            {f"{name}: lr x {tuning.lr_scale:g}, {'' if tuning.decay else 'no '}weight decay"
+             for module in backbone.modules() for name, tuning in getattr(module, "tuned", {}).items()}
+        ),
+    }  # fmt: skip
+
+
+def _question(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    task = build_task(name, given)
+    return {
+        "inputs": str(task.inputs),
+        "outputs": f"{task.outputs} classes",
+        "length": task.length,
+        "answers": task.answers,
+        "causal": task.causal,
+        "metric": task.metric,
+        "baselines": task.baselines(),
+        "harder": list(task.harder()),
+        "held_out": task.held_out,
+        "data": task.data,
+    }
+
+
+def render(found: dict[str, Any]) -> str:
+    """The description as text for a terminal."""
+    lines = [f"{found['name']} ({found['kind']}): {found['summary']}", "", "settings"]
+    for setting in found["settings"]:
+        value = setting["value"]
+        given = "" if value is None else f"={str(value).lower() if isinstance(value, bool) else value}"
+        lines.append(f"  {setting['name'] + given:<16} {setting['type']}: {setting['meaning']}")
+    if not found["settings"]:
+        lines.append("  none")
+    lines.append("")
+    if found["kind"] == "architecture":
+        size, flops = found["size"], found["flops_per_token"]
+        state = found["state_size"]
+        lines += [
+            f"at dim {size['dim']}, depth {size['depth']}, length {size['length']} (backbone alone)",
+            f"  {found['parameters']:,} parameters",
+            f"  {flops['contraction'] + flops['mixing']:,.0f} forward FLOPs a token: {flops['contraction']:,.0f} contraction + "
+            f"{flops['mixing']:,.0f} mixing ({flops['pointwise']:,.0f} pointwise not counted)",
+            f"  {state:,} numbers of state after {size['length']} positions" if state is not None else "  no state",
+            *(f"  {line}" for line in found["trained apart"]),
+        ]
+    else:
+        baselines = ", ".join(f"{name} {value:.4g}" for name, value in found["baselines"].items())
+        lines += [
+            f"  inputs {found['inputs']}, length {found['length']}, {found['answers']} answers of {found['outputs']}",
+            f"  {'causal' if found['causal'] else 'reads the whole sequence'}; scored by {found['metric']}; {baselines}",
+            f"  held out {found['held_out']} sequences each for validation and test",
+            *([f"  scored beyond training at {'; '.join(found['harder'])}"] if found["harder"] else []),
+            *([f"  data sha256 {found['data']}"] if found["data"] else []),
+        ]
+    return "\n".join([*lines, "", found["source"] or ""])

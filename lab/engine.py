@@ -1,0 +1,108 @@
+"""The local engine: worker processes side by side, each doing many runs on one thread.
+
+The driver keeps one thread a worker, which hands it a spec at a time over a pipe and reads its events. A worker that dies takes
+only its current run with it; the run is tried again from its checkpoint by a fresh worker. A driver that dies closes the pipes,
+upon which the workers write a checkpoint and leave.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from lab.run import Run, Spec, Store
+
+ATTEMPTS = 3
+Listener = Callable[[Spec, dict[str, Any]], None]
+"""Told of every event: {"event": "step", "step", "steps", "loss"}, {"event": "end", "status", ...} or {"event": "died", ...}."""
+
+
+class Pool:
+    """`workers` processes, started at once (importing torch and Lightning takes seconds) and waiting for work."""
+
+    def __init__(self, workers: int, results: str, plugin_files: Sequence[str]) -> None:
+        self._command = [sys.executable, "-m", "lab.worker", results, *plugin_files]
+        self._store = Store(results)
+        self._processes: list[subprocess.Popen[str] | None] = [self._start() for _ in range(workers)]
+        self._stopping = threading.Event()
+
+    def carry_out(self, specs: Sequence[Spec], listener: Listener) -> None:
+        """Do all of them; returns when the last one ended. A run whose worker died three times is published as failed."""
+        waiting, lock = deque(specs), threading.Lock()
+
+        def tell(spec: Spec, event: dict[str, Any]) -> None:
+            with lock:
+                listener(spec, event)
+
+        def serve(slot: int) -> None:
+            while not self._stopping.is_set():
+                try:
+                    spec = waiting.popleft()
+                except IndexError:
+                    return
+                for attempt in range(1, ATTEMPTS + 1):
+                    death = self._one(slot, spec, tell)
+                    if death is None or self._stopping.is_set():
+                        break
+                    tell(spec, {"event": "died", "reason": death, "attempt": attempt})
+                else:
+                    reason = f"its process ended {ATTEMPTS} times: {death}"
+                    self._store.publish(Run(id=spec.id, spec=spec, status="failed", reason=reason))
+                    tell(spec, {"event": "end", "status": "failed", "reason": reason})
+
+        threads = [threading.Thread(target=serve, args=(slot,), daemon=True) for slot in range(len(self._processes))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():  # a join without a time limit would not let signals through
+                thread.join(0.2)
+
+    def close(self, patience: float = 15.0) -> None:
+        """Let the workers write a checkpoint of what they are doing and leave; end those that do not."""
+        self._stopping.set()
+        for process in self._processes:
+            if process is not None and process.stdin is not None:
+                process.stdin.close()
+        for process in self._processes:
+            if process is not None:
+                try:
+                    process.wait(patience)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            start_new_session=True,  # Ctrl-C is for the driver; it tells the workers
+        )
+
+    def _one(self, slot: int, spec: Spec, tell: Listener) -> str | None:
+        """One run on one worker; None, or how the worker died."""
+        process = self._processes[slot]
+        if process is None:
+            process = self._processes[slot] = self._start()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(asdict(spec)) + "\n")
+            process.stdin.flush()
+            for line in process.stdout:
+                event = json.loads(line)
+                tell(spec, event)
+                if event["event"] == "end":
+                    return None
+        except (BrokenPipeError, ValueError):
+            pass
+        code = process.wait()
+        self._processes[slot] = None
+        return f"signal {-code}" if code < 0 else f"exit code {code}"

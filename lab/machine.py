@@ -1,0 +1,110 @@
+"""The machine a run is on: what it is, and the settings of this process that make it fast."""
+
+import ctypes
+import os
+import platform
+import resource
+import subprocess
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("sequence-lab", "torch", "lightning", "numpy", "torchmetrics", "einops")
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
+
+
+@cache
+def tune() -> dict[str, Any]:
+    """Set this process up for speed, once, and say what was set.
+
+    malloc keeps freed blocks, where it is glibc's: returning and faulting in large tensors costs up to half of a training
+    step. Matrix products may use oneDNN's float32 kernels, if on this machine they are as exact as float32 can be (on a
+    processor with bfloat16 matrix units the same switch rounds, and is left alone).
+    """
+    done: dict[str, Any] = {"malloc_keeps_blocks": False, "matmul_precision": "highest"}
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 1 << 26))
+        done["malloc_keeps_blocks"] = all(libc.mallopt(what, value) for what, value in settings)
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
+    exact = a.double() @ b.double()
+    torch.set_float32_matmul_precision("medium")
+    if (a @ b - exact).norm() < 1e-6 * exact.norm():
+        done["matmul_precision"] = "medium, exact to float32"
+    else:
+        torch.set_float32_matmul_precision("highest")
+    return done
+
+
+def environment() -> dict[str, Any]:
+    """Versions, code and hardware, for the record."""
+    return {
+        "python": platform.python_version(),
+        **{package: _version(package) for package in _PACKAGES},
+        "commit": _commit(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "process": tune(),
+    }
+
+
+def reset_peak_memory() -> None:
+    """Start measuring peak memory anew, where the system can (Linux); else it is that of the whole process."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process in bytes since the last reset."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def _commit() -> str | None:
+    """The commit of the lab's own checkout, with a + if files differ from it; None outside a checkout."""
+    here = Path(__file__).parent.parent
+    if not (here / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--", "lab", "architectures", "tasks"],
+            cwd=here, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+@cache
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

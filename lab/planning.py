@@ -1,0 +1,140 @@
+"""From names and sizes to specs: every error that a request can have is found here, before anything is written."""
+
+import functools
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import torch
+
+from lab import matching, plugins
+from lab.budget import shown
+from lab.errors import UsageError
+from lab.model import build, build_task, count_parameters
+from lab.recipe import Recipe
+from lab.run import Spec, Store
+from lab.training import plan_steps
+from tasks.task import Task
+
+STEP_TOKENS = 512
+"""Tokens of an optimizer step where no batch is asked for. Small, as budgets on a laptop buy few steps."""
+DEFAULT_SIZE = 100e3
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large the models are: a width, or a size that every architecture's width is solved for."""
+
+    depth: int = 2
+    dim: int | None = None
+    match: matching.Match = "params"
+    size: float = DEFAULT_SIZE
+
+    def __post_init__(self) -> None:
+        for flag, value in (("--depth", self.depth), ("--dim", self.dim)):
+            if value is not None and not 1 <= value <= matching.WIDEST:
+                raise UsageError(f"{flag} {value}: must be from 1 to {matching.WIDEST}")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A spec, and what it comes to."""
+
+    spec: Spec
+    steps: int
+    parameters: int
+    flops_per_token: float
+
+
+@dataclass
+class Planner:
+    """Makes specs; each task is built once."""
+
+    shape: Shape = field(default_factory=Shape)
+    batch: int | None = None
+    precision: Precision = "float32"
+    recipe: Recipe = field(default_factory=Recipe)
+    _tasks: dict[str, Task] = field(default_factory=dict)
+
+    def plan(self, architecture: str, task: str, budget: float, seed: int) -> Planned:
+        """One run.
+
+        Raises:
+            UsageError: something in the request is unknown, ill-typed or refused.
+            BudgetError: the budget does not pay for one step.
+        """
+        if self.batch is not None and not 1 <= self.batch <= 1 << 20:
+            raise UsageError(f"--batch {self.batch}: must be from 1 to {1 << 20} sequences")
+        name, given = plugins.parse("architectures", architecture)
+        task_name, task_given = plugins.parse("tasks", task)
+        task_text = plugins.canonical("tasks", task_name, task_given)
+        if task_text not in self._tasks:
+            self._tasks[task_text] = build_task(task_name, task_given)
+        made = self._tasks[task_text]
+        dim, filled = self.shape.dim, given
+        if dim is None:
+            dim, filled = matching.solve(self.shape.match, self.shape.size, name, given, made, self.shape.depth)
+        spec = Spec(
+            architecture=plugins.canonical("architectures", name, given),
+            settings=plugins.resolved("architectures", name, filled),
+            dim=dim,
+            depth=self.shape.depth,
+            task=task_text,
+            task_settings=plugins.resolved("tasks", task_name, task_given),
+            code={kind: plugins.fingerprint(kind, n) for kind, n in (("architectures", name), ("tasks", task_name))},
+            data=made.data,
+            budget=budget,
+            batch=self.batch or max(1, STEP_TOKENS // made.length),
+            seed=seed,
+            precision=self.precision,
+            recipe=asdict(self.recipe),
+        )
+        with torch.device("meta"):
+            model = build(name, made, dim=dim, depth=spec.depth, settings=spec.settings)
+        steps, _ = plan_steps(model, made, spec)
+        cost = model.flops(made.length, made.answers).headline / made.length
+        return Planned(spec, steps, count_parameters(model), cost)
+
+
+def plan_all(
+    planner: Planner, architectures: Sequence[str], tasks: Sequence[str], budgets: Sequence[float], seeds: int
+) -> list[Planned]:
+    """Every combination, seed by seed, so that half a comparison is already a fair one; costly runs first within a seed."""
+    if seeds < 1:
+        raise UsageError(f"--seeds {seeds}: at least one is needed")
+    for flag, asked in (("--architectures", architectures), ("--tasks", tasks)):
+        if not asked:
+            raise UsageError(f"{flag}: name at least one")
+    first = [planner.plan(a, t, budget, 0) for budget in budgets for t in tasks for a in architectures]
+    unique = list({planned.spec.id: planned for planned in first}.values())
+    unique.sort(key=lambda planned: -planned.spec.budget)
+    everything = []
+    for seed in range(seeds):
+        for planned in unique:
+            spec = Spec(**(asdict(planned.spec) | {"seed": seed}))
+            everything.append(Planned(spec, planned.steps, planned.parameters, planned.flops_per_token))
+    return everything
+
+
+def missing(planned: Sequence[Planned], store: Store) -> list[Planned]:
+    """Those that are not done and not diverged."""
+    return [each for each in planned if not store.final(each.spec.id)]
+
+
+def tell_plan(planned: Sequence[Planned], done: int) -> None:
+    """Print, before anything runs, what each width and budget came to."""
+    say = functools.partial(print, file=sys.stderr)
+    say(f"{len(planned)} runs, {done} of them done before; {len(planned) - done} to do")
+    seen = set()
+    for each in planned:
+        spec = each.spec
+        key = (spec.architecture, spec.task, spec.budget)
+        if key not in seen:
+            seen.add(key)
+            hidden = f", hidden {spec.settings['hidden']}" if spec.settings.get("hidden") else ""
+            say(
+                f"  {spec.architecture} on {spec.task}: dim {spec.dim}{hidden}, {each.parameters:,} parameters, "
+                f"{each.flops_per_token:,.0f} FLOPs a token; {shown(spec.budget)} FLOPs are {each.steps:,} steps of {spec.batch}"
+            )

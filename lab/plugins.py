@@ -1,0 +1,245 @@
+"""Finding architectures and tasks, and turning `name:key=value,...` into one of them.
+
+A name is a file in `architectures/` or `tasks/`, an entry point of the groups `lab.architectures` or `lab.tasks`, or a file
+given with `--plugin`. Listing imports nothing; plug-ins are code and run with the user's rights when they are used.
+"""
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from lab.errors import UsageError, nearest
+
+CONTRACTS = {"architectures": "Backbone", "tasks": "Task"}
+_NOT_PLUGINS = {"architectures": {"backbone", "stack"}, "tasks": {"task"}}
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_files: dict[str, dict[str, Path]] = {"architectures": {}, "tasks": {}}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One keyword of a plug-in: its type for people, its default and what it means."""
+
+    name: str
+    type: str
+    default: Any
+    meaning: str
+
+
+def add_file(path: str) -> str:
+    """Make the architecture or task in a file known under the file's name, and return that name.
+
+    Raises:
+        UsageError: there is no such file, its name cannot be one, or it holds no Backbone and no Task.
+    """
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise UsageError(f"--plugin {path}: no such file")
+    if file.suffix != ".py" or not _NAME.fullmatch(file.stem):
+        raise UsageError(f"--plugin {path}: needs a name of lower-case letters, digits and _ that ends in .py")
+    for kind in CONTRACTS:
+        if _class_in(_import_file(file), kind) is not None:
+            if file.stem in names(kind) and _files[kind].get(file.stem) != file:
+                raise UsageError(f"--plugin {path}: there is already a {file.stem} in {kind}; rename the file")
+            _files[kind][file.stem] = file
+            return file.stem
+    raise UsageError(f"--plugin {path}: defines no subclass of architectures.backbone.Backbone or tasks.task.Task")
+
+
+def names(kind: str) -> list[str]:
+    """All known names of a kind, "architectures" or "tasks", sorted."""
+    own = {file.stem for file in _folder(kind).glob("*.py")} - _NOT_PLUGINS[kind] - {"__init__"}
+    return sorted(own | set(_files[kind]) | {point.name for point in entry_points(group=f"lab.{kind}")})
+
+
+def summary(kind: str, name: str) -> str:
+    """The first line of a plug-in's docstring, read without importing it; empty for entry points."""
+    file = _files[kind].get(name, _folder(kind) / f"{name}.py")
+    if not file.is_file():
+        return ""
+    tree = ast.parse(file.read_text("utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    documented = [text for node in [*reversed(classes), tree] if (text := ast.get_docstring(node))]
+    return documented[0].splitlines()[0] if documented else ""
+
+
+@cache
+def load(kind: str, name: str) -> type:
+    """The class behind a name.
+
+    Raises:
+        UsageError: the name is unknown (says the nearest), or its module does not import (says why and where).
+    """
+    flag = f"--{kind}"
+    if name not in names(kind):
+        raise UsageError(f"{flag} {name[:60]!r}: unknown; {nearest(name, names(kind))}")
+    points = [point for point in entry_points(group=f"lab.{kind}") if point.name == name]
+    try:
+        if name in _files[kind]:
+            module = _import_file(_files[kind][name])
+        elif (_folder(kind) / f"{name}.py").is_file():
+            module = importlib.import_module(f"{kind}.{name}")
+        else:
+            loaded = points[0].load()
+            module = loaded if isinstance(loaded, types.ModuleType) else types.SimpleNamespace(only=loaded)
+    except UsageError:
+        raise
+    except Exception as error:
+        origin = f" (from {points[0].value})" if points else ""
+        raise UsageError(f"{flag} {name}: failed to load{origin}: {type(error).__name__}: {error}") from error
+    found = _class_in(module, kind)
+    if found is None:
+        raise UsageError(f"{flag} {name}: its module defines no {CONTRACTS[kind]}")
+    return found
+
+
+def fingerprint(kind: str, name: str) -> str:
+    """A hash of a plug-in's code, comments and docstrings left out: results of changed code are other results."""
+    tree = ast.parse(Path(inspect.getsourcefile(load(kind, name)) or "").read_text("utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            del body[0]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+
+
+def settings(kind: str, name: str) -> list[Setting]:
+    """What can be set, read from the signature."""
+    cls = load(kind, name)
+    hints = get_type_hints(cls.__init__, include_extras=True)
+    found = []
+    for parameter in inspect.signature(cls.__init__).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "causal":
+            hint = hints.get(parameter.name, str)
+            meaning = next((note for note in getattr(hint, "__metadata__", ()) if isinstance(note, str)), "")
+            default = None if parameter.default is parameter.empty else parameter.default
+            found.append(Setting(parameter.name, _type_name(_bare(hint)), default, meaning))
+    return found
+
+
+def parse(kind: str, text: str) -> tuple[str, dict[str, Any]]:
+    """`"s4:modes=64,init=lin"` as the name and the settings given, each of its declared type.
+
+    Raises:
+        UsageError: unknown name, unknown setting or a value of the wrong type; names the flag and the nearest.
+    """
+    name, _, rest = text.partition(":")
+    flag = f"--{kind}"
+    hints = get_type_hints(load(kind, name).__init__, include_extras=True)
+    known = [setting.name for setting in settings(kind, name)]
+    given: dict[str, Any] = {}
+    for item in _items(rest, known):
+        key, equals, value = item.partition("=")
+        if key not in known:
+            raise UsageError(f"{flag} {text}: {name} has no setting {key!r}; {nearest(key, known)}")
+        if not equals:
+            raise UsageError(f"{flag} {text}: give {key} a value, {key}=...")
+        if key in given:
+            raise UsageError(f"{flag} {text}: {key} is given twice")
+        given[key] = _convert(value, _bare(hints[key]), f"{flag} {text}: {key}")
+    return name, given
+
+
+def canonical(kind: str, name: str, given: Mapping[str, Any]) -> str:
+    """The one way to write a name with settings: sorted, defaults left out."""
+    defaults = {setting.name: setting.default for setting in settings(kind, name)}
+    changed = {key: value for key, value in sorted(given.items()) if value != defaults[key]}
+    return name + (":" + ",".join(f"{key}={_written(value)}" for key, value in changed.items()) if changed else "")
+
+
+def resolved(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting with its value, given or default."""
+    return {setting.name: given.get(setting.name, setting.default) for setting in settings(kind, name)}
+
+
+def _folder(kind: str) -> Path:
+    return Path(__file__).parent.parent / kind
+
+
+@cache
+def _import_file(file: Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(f"lab_plugin_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UsageError(f"--plugin {file}: failed to load: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _class_in(module: Any, kind: str) -> type | None:
+    """The last public class of the module that is defined in it and keeps the contract."""
+    contract_module = {"architectures": "architectures.backbone", "tasks": "tasks.task"}[kind]
+    contract = getattr(importlib.import_module(contract_module), CONTRACTS[kind])
+    name = getattr(module, "__name__", None)
+    mine = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, contract) and (name is None or value.__module__ == name)
+    ]
+    return next((cls for cls in reversed(mine) if not cls.__name__.startswith("_")), None)
+
+
+def _items(rest: str, known: list[str]) -> list[str]:
+    """Settings are parted by commas that a known setting follows, so that a path may hold a comma."""
+    items: list[str] = []
+    for part in rest.split(",") if rest else []:
+        if items and part.partition("=")[0] not in known and "=" not in part:
+            items[-1] += "," + part
+        else:
+            items.append(part)
+    return items
+
+
+def _bare(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _type_name(hint: Any) -> str:
+    parts = []
+    for option in _options(hint):
+        if get_origin(option) is Literal:
+            parts.extend(str(choice) for choice in get_args(option))
+        elif option is not type(None):
+            parts.append(option.__name__)
+    return "|".join(parts)
+
+
+def _convert(value: str, hint: Any, where: str) -> Any:
+    for option in _options(hint):
+        if get_origin(option) is Literal and value in map(str, get_args(option)):
+            return next(choice for choice in get_args(option) if str(choice) == value)
+    for option in _options(hint):
+        if option is bool and value in ("true", "false"):
+            return value == "true"
+        if option is str:
+            return value
+        if option in (int, float):
+            try:
+                number = option(value)
+            except ValueError:
+                continue
+            if abs(number) < 1e18:  # false for NaN too
+                return number
+    raise UsageError(f"{where}={value} is not {_type_name(hint)}")
+
+
+def _written(value: Any) -> str:
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -1,0 +1,200 @@
+"""What decides a run (Spec), what came of it (Run), and where runs are kept (Store).
+
+The store is one folder a run, `<root>/runs/<id>/{spec.json, curve.jsonl, run.json, checkpoint}`. The id is the hash of the
+spec, so equal specs are the same run. `run.json` appears once, whole and last; merging two stores is copying folders.
+"""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lab.errors import UsageError
+
+SCHEMA = 1
+Status = Literal["done", "diverged", "failed", "interrupted"]
+FINAL = ("done", "diverged")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything that decides a run; two equal specs give the same numbers on the same machine.
+
+    architecture, task: as canonical strings (`transformer:preset=gpt2`); settings, task_settings: every setting, resolved.
+    code: hashes of the two plug-ins' code. data: hash of the task's real data. budget: training FLOPs.
+    batch: sequences a step. recipe: the fields of `lab.recipe.Recipe`.
+    """
+
+    architecture: str
+    settings: dict[str, Any]
+    dim: int
+    depth: int
+    task: str
+    task_settings: dict[str, Any]
+    code: dict[str, str]
+    data: str
+    budget: float
+    batch: int
+    seed: int
+    precision: Literal["float32", "bfloat16"]
+    recipe: dict[str, Any]
+    schema: int = SCHEMA
+
+    @property
+    def id(self) -> str:
+        """The first 16 hex digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(canonical_json(dataclasses.asdict(self)).encode()).hexdigest()[:16]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Architecture and task without their settings."""
+        return self.architecture.partition(":")[0], self.task.partition(":")[0]
+
+    @classmethod
+    def read(cls, record: dict[str, Any]) -> "Spec":
+        """A spec from its JSON form."""
+        return cls(**record)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of a spec; the fields are the keys of run.json.
+
+    scores: by split, then by name; `accuracy@length=128` is a harder variant, `accuracy[gap=4-7]` a slice.
+    flops: training FLOPs used (headline); flops_by_kind: the same by kind; evaluation_flops: apart from the budget.
+    seconds: of training alone. state_size: numbers remembered after one training length. peak_memory: bytes of the process.
+    reason: why the status is not `done`. refused: harder variants that the architecture cannot read, with its reason.
+    """
+
+    id: str
+    spec: Spec
+    status: Status
+    scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    metric: str = ""
+    higher_is_better: bool = True
+    baselines: dict[str, float] = field(default_factory=dict)
+    flops: int = 0
+    flops_by_kind: dict[str, int] = field(default_factory=dict)
+    evaluation_flops: int = 0
+    flops_per_token: float = 0.0
+    parameters: int = 0
+    state_size: int | None = None
+    seconds: float = 0.0
+    tokens: int = 0
+    steps: int = 0
+    planned_steps: int = 0
+    peak_memory: int = 0
+    reason: str = ""
+    refused: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+
+class Store:
+    """The runs below `<root>/runs`."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def folder(self, run_id: str) -> Path:
+        """Where a run lives, whether it exists or not."""
+        return self.root / "runs" / run_id
+
+    def check_writable(self) -> None:
+        """See that runs can be kept here, without leaving anything behind.
+
+        Raises:
+            UsageError: they cannot; names the folder and the reason.
+        """
+        existing = self.root
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        try:
+            with tempfile.TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            raise UsageError(f"--results {self.root}: cannot write there ({error.strerror}); name another folder") from error
+
+    def final(self, run_id: str) -> bool:
+        """Whether a run is over for good: done or diverged. A failed one may be tried again."""
+        record = self.find(run_id)
+        return record is not None and record["status"] in FINAL
+
+    def find(self, run_id: str) -> dict[str, Any] | None:
+        """The record of a run that ended, or None."""
+        try:
+            return json.loads((self.folder(run_id) / "run.json").read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def publish(self, run: Run) -> None:
+        """Write run.json, whole or not at all. A final record stays as it is; a failed one gives way to a new try."""
+        folder = self.folder(run.id)
+        folder.mkdir(parents=True, exist_ok=True)
+        before = self.find(run.id)
+        if before is not None and before["status"] == "failed":
+            (folder / "run.json").unlink(missing_ok=True)
+        write_durably(folder / "spec.json", json.dumps(dataclasses.asdict(run.spec), indent=1).encode())
+        write_durably(folder / "run.json", json.dumps(_plain(dataclasses.asdict(run)), indent=1).encode(), once=True)
+
+    @contextmanager
+    def claim(self, run_id: str) -> Iterator[bool]:
+        """Hold a run's lock for the block; false where another process holds it. The lock dies with the process."""
+        folder = self.folder(run_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "lock", "a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON form of a value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def write_durably(path: Path, content: bytes, *, once: bool = False) -> None:
+    """Write a whole file or nothing, on the disk when this returns: temporary file beside it, fsync, rename.
+
+    once: leave a file that is already there as it is.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if once:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                pass
+            os.unlink(temporary)
+        else:
+            os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: both become null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,109 @@
+"""One run in this process: what `lab run` does."""
+
+import functools
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lab.budget import parse_amount, shown
+from lab.planning import Planner, tell_plan
+from lab.errors import UsageError
+from lab.run import Store
+from lab.training import train
+
+EXIT = {"done": 0, "diverged": 1, "failed": 1, "interrupted": 75}
+
+
+def run(
+    planner: Planner,
+    architecture: str,
+    task: str,
+    budget: str,
+    seed: int,
+    results: str,
+    *,
+    threads: int,
+    resume: bool,
+    as_json: bool,
+    started: float,
+) -> int:
+    """Plan a run, do it or find it done, and print its scores; the exit code.
+
+    Ctrl-C and SIGTERM finish the step, write the checkpoint and return 75.
+
+    Raises:
+        UsageError: the request is wrong, or another process is doing this very run.
+    """
+    if threads < 1:
+        raise UsageError(f"--threads {threads}: at least one is needed")
+    planned = planner.plan(architecture, task, parse_amount(budget, "--budget"), seed)
+    store = Store(results)
+    store.check_writable()
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    tell_plan([planned], int(store.final(planned.spec.id)))
+    run_id, folder = planned.spec.id, store.folder(planned.spec.id)
+    asked_to_stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked_to_stop.set())
+    torch.set_num_threads(threads)
+    with store.claim(run_id) as mine:
+        if not mine:
+            raise UsageError(f"run {run_id} is in progress in another process; wait for it, or use another --results")
+        if not resume:
+            for name in ("run.json", "checkpoint", "curve.jsonl"):
+                (folder / name).unlink(missing_ok=True)
+        if not store.final(run_id):
+            status = train(planned.spec, store, progress=Ticker(say, started), stop=asked_to_stop.is_set).status
+            if status == "interrupted":
+                say(f"interrupted, and resumable by the same command; its checkpoint is {folder / 'checkpoint'}")
+                return EXIT[status]
+        else:
+            say("it was finished before; --restart does it again")
+    record = store.find(run_id) or {}
+    print(json.dumps(record, indent=1) if as_json else summary(record, folder))
+    return EXIT[record["status"]]
+
+
+def summary(record: dict[str, Any], folder: Path) -> str:
+    """Scores, baselines and what was spent, in a few lines."""
+    spec = record["spec"]
+    lines = [f"{spec['architecture']} on {spec['task']}, seed {spec['seed']}: {record['status']} {record['reason']}".rstrip()]
+    for split, scores in record["scores"].items():
+        whole = [f"{name} {_number(value)}" for name, value in scores.items() if "[" not in name]
+        lines.append(f"{split:<11} {', '.join(whole)}")
+    lines.append("baselines   " + ", ".join(f"{name} {_number(value)}" for name, value in record["baselines"].items()))
+    lines += [f"refused     {name}: {reason}" for name, reason in record["refused"].items()]
+    lines.append(
+        f"spent       {shown(record['flops'])} of {shown(spec['budget'])} FLOPs in {record['steps']:,} steps, "
+        f"{record['tokens']:,} tokens, {record['seconds']:.1f} s; {record['parameters']:,} parameters"
+    )
+    return "\n".join([*lines, f"record      {folder / 'run.json'}"])
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"
+
+
+class Ticker:
+    """A line of progress now and then."""
+
+    def __init__(self, say: Callable[[str], None], started: float) -> None:
+        self.say, self.started, self.first, self.spoken = say, started, True, 0.0
+
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        now = time.monotonic()
+        if self.first:
+            self.first, self.begun, self.origin = False, now, step
+            self.say(f"first steps done {now - self.started:.1f} s after the command")
+        elif now - self.spoken < 5 and step < steps:
+            return
+        self.spoken = now
+        left = (now - self.begun) * (steps - step) / max(step - self.origin, 1)
+        self.say(f"step {step} of {steps}, loss {loss:.4f}" + (f", {left:.0f} s left" if step > self.origin else ""))

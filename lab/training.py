@@ -1,0 +1,266 @@
+"""The one training loop: a LightningModule and a Trainer set-up that serve every architecture and every task.
+
+Batch i is `task.batch("train", i, ...)` at optimizer step i, so what is trained on is a function of the step alone. Nothing is
+logged through Lightning in the loop; losses go to curve.jsonl from one callback. A checkpoint holds the weights, the optimizer,
+the random states, the seconds spent and the loss since the last row of the curve, so that a resumed run is the run.
+"""
+
+import json
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
+
+from lab import machine
+from lab.budget import step_flops, steps_for
+from lab.checkpoint import DurableIO, random_states, restore_random_states
+from lab.evaluation import evaluate_all
+from lab.model import Model, build, build_task, count_parameters, state_size
+from lab.recipe import Recipe
+from lab.run import Run, Spec, Store, write_durably
+from tasks.task import Batch, Task
+
+CURVE_ROWS = 200
+CHECKPOINT_SECONDS = 10.0
+Progress = Callable[[int, int, float], None]
+"""Called now and then with the steps done, the steps planned and the last loss."""
+
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+
+
+class Diverged(Exception):
+    """The loss is no longer finite."""
+
+
+class Interrupted(Exception):
+    """Asked to stop; the checkpoint is written."""
+
+
+class Batches:
+    """Batches of the training split in order of their index, from `start` on."""
+
+    def __init__(self, task: Task, size: int, seed: int) -> None:
+        self.task, self.size, self.seed, self.start = task, size, seed, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        index = self.start
+        while True:
+            yield self.task.batch("train", index, self.size, self.seed)
+            index += 1
+
+
+class Learner(L.LightningModule):
+    """Minimise the task's loss with the recipe's AdamW; the learning rate is a function of the step."""
+
+    def __init__(self, model: Model, task: Task, recipe: Recipe, steps: int) -> None:
+        super().__init__()
+        self.model, self.task, self.recipe, self.steps = model, task, recipe, steps
+        self.loss = math.nan
+
+    def training_step(self, batch: Batch, index: int) -> STEP_OUTPUT:
+        loss = self.task.loss(self.model(batch.inputs, batch.positions), batch.targets)
+        self.loss = loss.item()
+        if not math.isfinite(self.loss):
+            raise Diverged
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        groups = self.recipe.groups(self.model)
+        self.peaks = [group["lr"] for group in groups]
+        return torch.optim.AdamW(groups, betas=self.recipe.betas, eps=self.recipe.eps, fused=True)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        rate = self.recipe.rate(self.trainer.global_step, self.steps)
+        for group, peak in zip(optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * rate
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        if device.type == "cpu":
+            return batch
+        positions = None if batch.positions is None else batch.positions.to(device)
+        return Batch(batch.inputs.to(device), batch.targets.to(device), positions)
+
+
+class Recorder(L.Callback):
+    """Writes the curve and the checkpoints, reports progress, stops when asked."""
+
+    def __init__(
+        self, folder: Path, batches: Batches, per_step: dict[str, int], progress: Progress, stop: Callable[[], bool]
+    ) -> None:
+        self.folder, self.batches, self.per_step, self.progress, self.stop = folder, batches, per_step, progress, stop
+        self.next, self.seconds, self.summed, self.counted = 0, 0.0, 0.0, 0
+        self.random: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {"seconds": self.seconds, "summed": self.summed, "counted": self.counted}
+        return state | {"random": random_states(), "next": self.next}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds, self.summed = state_dict["seconds"], state_dict["summed"]
+        self.counted, self.random = state_dict["counted"], state_dict["random"]
+        self.next = self.batches.start = state_dict["next"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.every = max(1, trainer.max_steps // CURVE_ROWS)
+        path = self.folder / "curve.jsonl"
+        rows = path.read_text("utf-8").splitlines() if path.exists() and self.next else []
+        write_durably(path, "".join(f"{row}\n" for row in rows if _step_of(row) <= self.next).encode())
+        self.curve = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        if self.random is not None:
+            restore_random_states(self.random)
+        self.clock = self.saved = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, Learner)
+        now = time.monotonic()
+        self.seconds += now - self.clock
+        self.clock = now
+        self.next += 1
+        self.summed, self.counted = self.summed + pl_module.loss, self.counted + 1
+        if self.next % self.every == 0 or self.next == trainer.max_steps:
+            self._row(trainer.max_steps)
+        if now - self.saved > CHECKPOINT_SECONDS or self.stop():
+            trainer.save_checkpoint(self.folder / "checkpoint")
+            self.clock = self.saved = time.monotonic()
+            if self.stop():
+                raise Interrupted
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.curve.close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.curve.close()
+
+    def _row(self, steps: int) -> None:
+        loss = self.summed / self.counted
+        amounts = {name: amount * self.next for name, amount in self.per_step.items()}
+        row = {"step": self.next, **amounts, "seconds": round(self.seconds, 4), "loss": loss}
+        self.curve.write(json.dumps(row) + "\n")
+        self.curve.flush()
+        self.summed, self.counted = 0.0, 0
+        self.progress(self.next, steps, loss)
+
+
+def plan_steps(model: Model, task: Task, spec: Spec) -> tuple[int, int]:
+    """Optimizer steps that the budget pays for, and the training FLOPs of one.
+
+    Raises:
+        BudgetError: it pays for none.
+    """
+    per_step = step_flops(model.flops(task.length, task.answers).headline, spec.batch)
+    return steps_for(spec.budget, per_step), per_step
+
+
+def train(spec: Spec, store: Store, *, progress: Progress = lambda *_: None, stop: Callable[[], bool] = bool) -> Run:
+    """Carry out a run, from its checkpoint if it has one, and publish it.
+
+    A run that diverges is published with that status. `stop` is asked after every step; once it says yes the checkpoint is
+    written and a Run with status `interrupted` returned, which is not published.
+    """
+    process = machine.tune()
+    task = build_task(spec.names[1], spec.task_settings)
+    if task.data != spec.data:
+        raise ValueError(f"the data behind {spec.task} changed: expected hash {spec.data[:12]}, found {task.data[:12]}")
+    torch.manual_seed(spec.seed)
+    model = build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings)
+    recipe = Recipe(**spec.recipe)
+    steps, per_step = plan_steps(model, task, spec)
+    folder = store.folder(spec.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_durably(folder / "spec.json", json.dumps(asdict(spec), indent=1).encode())
+
+    batches = Batches(task, spec.batch, spec.seed)
+    recorder = Recorder(folder, batches, {"tokens": spec.batch * task.length, "flops": per_step}, progress, stop)
+    machine.reset_peak_memory()
+    reason = _fit(Learner(model, task, recipe, steps), recorder, batches, folder, steps, spec.precision)
+
+    status = "interrupted" if reason == "interrupted" else "diverged" if reason else "done"
+    scores, refused = evaluate_all(model, task, precision=spec.precision) if status == "done" else ({}, {})
+    cost = model.flops(task.length, task.answers)
+    taken = recorder.next
+    run = Run(
+        id=spec.id,
+        spec=spec,
+        status=status,
+        scores=scores,
+        metric=task.metric,
+        higher_is_better=bool(task.new_metric().higher_is_better),
+        baselines=task.baselines(),
+        flops=taken * per_step,
+        flops_by_kind={kind: step_flops(value, spec.batch) * taken for kind, value in asdict(cost).items()},
+        evaluation_flops=2 * task.held_out * cost.headline if scores else 0,
+        flops_per_token=cost.headline / task.length,
+        parameters=count_parameters(model),
+        state_size=_state_size(spec, task),
+        seconds=recorder.seconds,
+        tokens=taken * spec.batch * task.length,
+        steps=taken,
+        planned_steps=steps,
+        peak_memory=machine.peak_memory(),
+        reason=reason,
+        refused=refused,
+        environment=machine.environment() | {"process": process},
+    )
+    if status != "interrupted":
+        store.publish(run)
+    return run
+
+
+def _fit(
+    learner: Learner, recorder: Recorder, batches: Batches, folder: Path, steps: int, precision: str
+) -> str:
+    """Train to the end; the reason if the end was not reached."""
+    trainer = L.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator="auto",
+        devices=1,
+        precision="bf16-mixed" if precision == "bfloat16" else "32-true",
+        callbacks=[recorder],
+        plugins=[DurableIO()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    checkpoint = folder / "checkpoint"
+    learner.train()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        try:
+            trainer.fit(learner, batches, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+        except Diverged:
+            return f"loss was {learner.loss} at step {recorder.next + 1}"
+        except Interrupted:
+            return "interrupted"
+    trainer.save_checkpoint(checkpoint)
+    return ""
+
+
+def _state_size(spec: Spec, task: Task) -> int | None:
+    with torch.device("meta"):
+        backbone = build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings).backbone
+    return state_size(backbone, task.length)
+
+
+def _step_of(row: str) -> float:
+    """The step of a row of the curve; a row that was cut off counts as later than all."""
+    try:
+        return json.loads(row)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return math.inf

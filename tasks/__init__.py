@@ -1,0 +1,1 @@
+"""Tasks, one a file; `task.py` is the contract."""

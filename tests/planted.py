@@ -1,0 +1,510 @@
+"""Small backbones: healthy ones, and ones with a single planted fault each."""
+
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from architectures.backbone import Backbone, Flops, LengthError, Tuning
+
+
+class Mean(Backbone):
+    """A linear map of each position plus the mean of what came before: healthy, defined by `forward` alone."""
+
+    def __init__(self, dim: int, depth: int, *, causal: bool = True) -> None:
+        super().__init__(dim, depth, causal=causal)
+        if not causal:
+            raise TypeError("reads forwards only")
+        self.layers = nn.ModuleList(self.layer() for _ in range(depth))
+
+    def layer(self) -> nn.Module:
+        return nn.Linear(self.dim, self.dim)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.tanh(x + self.mix(layer(x)))
+        return x
+
+    def mix(self, x):
+        return x.cumsum(1) / torch.arange(1, x.shape[1] + 1, device=x.device).to(x.dtype)[:, None]
+
+    def flops(self, length):
+        cost = Flops(2 * self.dim**2, 2 * self.dim, 3 * self.dim)
+        return cost * (length * self.depth)
+
+
+class Decay(Backbone):
+    """h = h/2 + W x, summed into the output: healthy, defined by `stream` alone."""
+
+    def __init__(self, dim: int, depth: int, *, causal: bool = True) -> None:
+        super().__init__(dim, depth, causal=causal)
+        if not causal:
+            raise TypeError("reads forwards only")
+        self.weights = nn.Parameter(torch.randn(depth, dim, dim) / dim**0.5)
+
+    def init_state(self, batch):
+        return {"h": [self.zeros(batch, self.dim) for _ in range(self.depth)]}
+
+    def stream(self, x, state):
+        after = []
+        for weight, h in zip(self.weights, state["h"], strict=True):
+            driven, out = x @ weight.T, []
+            for t in range(x.shape[1]):
+                h = self.carry(h) + driven[:, t]
+                out.append(h)
+            after.append(h)
+            x = x + torch.stack(out, 1) if out else x
+        return x, {"h": after}
+
+    def carry(self, h):
+        return h / 2
+
+    def flops(self, length):
+        return Flops(2 * self.dim**2, 2 * self.dim, self.dim) * (length * self.depth)
+
+
+class Step(Backbone):
+    """The same with `step` alone: healthy."""
+
+    def __init__(self, dim: int, depth: int, *, causal: bool = True) -> None:
+        super().__init__(dim, depth, causal=causal)
+        if not causal:
+            raise TypeError("reads forwards only")
+        self.weights = nn.Parameter(torch.randn(depth, dim, dim) / dim**0.5)
+
+    def init_state(self, batch):
+        return self.zeros(self.depth, batch, self.dim)
+
+    def step(self, x, state):
+        after = []
+        for weight, h in zip(self.weights, state, strict=True):
+            h = torch.tanh(h / 2 + x @ weight.T)
+            after.append(h)
+            x = x + h
+        return x, torch.stack(after)
+
+    def flops(self, length):
+        return Flops(2 * self.dim**2, 2 * self.dim, 2 * self.dim) * (length * self.depth)
+
+
+class Dropout(Mean):
+    """Healthy, with dropout, batches apart."""
+
+    def mix(self, x):
+        return F.dropout(super().mix(x), 0.2, self.training)
+
+
+class ZeroStart(Mean):
+    """Healthy: a gate that starts at zero shields the layer's weights from the first gradient."""
+
+    def __init__(self, dim, depth, *, causal=True):
+        super().__init__(dim, depth, causal=causal)
+        self.gate = nn.Parameter(torch.zeros(dim))
+
+    def mix(self, x):
+        return self.gate * super().mix(x)
+
+
+class BatchNorm(Mean):
+    """Leaks through batch statistics, in training only."""
+
+    def layer(self):
+        return nn.Sequential(nn.Linear(self.dim, self.dim), Channels(nn.BatchNorm1d(self.dim)))
+
+
+class Channels(nn.Module):
+    """A module for (batch, dim, length)."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x.transpose(1, 2)).transpose(1, 2)
+
+
+class NormOverTime(Mean):
+    def mix(self, x):
+        return x / x.square().mean(1, keepdim=True).sqrt().clamp_min(1e-6)
+
+
+class Circular(Mean):
+    def mix(self, x):
+        return (x + x.roll(1, 1) + x.roll(2, 1)) / 3
+
+
+class Sorting(Mean):
+    def mix(self, x):
+        return x.sort(1).values
+
+
+class Pooling(Mean):
+    def mix(self, x):
+        return super().mix(x) + 1e-6 * x.mean(1, keepdim=True)
+
+
+class ChunkBoundary(Mean):
+    """Only the last position of a chunk of 64 sees one position ahead."""
+
+    def mix(self, x):
+        ahead = F.pad(x[:, 1:], (0, 0, 0, 1))
+        last = torch.arange(x.shape[1], device=x.device) % 64 == 63
+        return super().mix(x) + ahead * last[:, None]
+
+
+class LaterChunk(Mean):
+    """Chunks of 16 after the fourth are read whole."""
+
+    def mix(self, x):
+        y = super().mix(x)
+        pieces = [piece + piece.mean(1, keepdim=True) * (i > 3) for i, piece in enumerate(y.split(16, 1))]
+        return torch.cat(pieces, 1)
+
+
+class DroppedMask(Mean):
+    """Attends without a mask from 129 positions on."""
+
+    def mix(self, x):
+        return F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], is_causal=x.shape[1] < 129)[:, 0]
+
+
+class DroppedMaskInTraining(Mean):
+    def mix(self, x):
+        heads = x[:, None]
+        return F.scaled_dot_product_attention(heads, heads, heads, is_causal=not self.training)[:, 0]
+
+
+class StepFunction(Mean):
+    """Leaks through a comparison, which no gradient sees."""
+
+    def mix(self, x):
+        return super().mix(x) + (x.amax(1, keepdim=True) > 50).to(x.dtype)
+
+
+class LosesState(Decay):
+    """What was carried is scaled once more whenever a piece ends."""
+
+    def stream(self, x, state):
+        y, state = super().stream(x, state)
+        return y, {"h": [0.999 * h for h in state["h"]]}
+
+
+class MutatesState(Decay):
+    def stream(self, x, state):
+        y, after = super().stream(x, state)
+        for h, new in zip(state["h"], after["h"], strict=True):
+            h.copy_(new)
+        return y, state
+
+
+class StateOnSelf(Decay):
+    def init_state(self, batch):
+        self.kept = super().init_state(batch)
+        return ()
+
+    def stream(self, x, state):
+        y, self.kept = super().stream(x, self.kept)
+        return y, ()
+
+
+class NoEmptyPiece(Decay):
+    def stream(self, x, state):
+        if not x.shape[1]:
+            raise IndexError("no positions")
+        return super().stream(x, state)
+
+
+class CannotStream(Mean):
+    def stream(self, x, state):
+        raise NotImplementedError("not here")
+
+
+class OtherForward(Step):
+    """Its parallel form forgets at another rate than its steps."""
+
+    def forward(self, x):
+        for weight in self.weights:
+            h, out = torch.zeros_like(x[:, 0]), []
+            for driven in (x @ weight.T).unbind(1):
+                h = torch.tanh(0.5001 * h + driven)
+                out.append(h)
+            x = x + torch.stack(out, 1)
+        return x
+
+
+class MixesRows(Mean):
+    def mix(self, x):
+        return super().mix(x) + 1e-3 * x.mean(0, keepdim=True).cumsum(1)
+
+
+class MixesRowsInTraining(Mean):
+    def mix(self, x):
+        return super().mix(x) * (1 + x.mean(0, keepdim=True).square().cumsum(1)) if self.training else super().mix(x)
+
+
+class UnseededWeights(Mean):
+    def __init__(self, dim, depth, *, causal=True):
+        super().__init__(dim, depth, causal=causal)
+        self.scale = nn.Parameter(torch.from_numpy(np.random.default_rng().standard_normal(dim)).float())
+
+    def mix(self, x):
+        return self.scale * super().mix(x)
+
+
+class UnseededNoise(Mean):
+    """Draws in training from a generator that the clock seeds."""
+
+    def mix(self, x):
+        if not self.training:
+            return super().mix(x)
+        clock = torch.Generator().manual_seed(time.time_ns())
+        return super().mix(x) + 1e-3 * torch.randn(x.shape, generator=clock, dtype=x.dtype)
+
+
+class CountsInstances(Mean):
+    """Later instances start smaller: hidden state in the class."""
+
+    built = 0
+
+    def __init__(self, dim, depth, *, causal=True):
+        super().__init__(dim, depth, causal=causal)
+        CountsInstances.built += 1
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter /= CountsInstances.built
+
+
+class SeedsGlobally(Mean):
+    def __init__(self, dim, depth, *, causal=True):
+        torch.manual_seed(0)
+        super().__init__(dim, depth, causal=causal)
+
+
+class ChangesDefaultDtype(Mean):
+    def __init__(self, dim, depth, *, causal=True):
+        super().__init__(dim, depth, causal=causal)
+        torch.set_default_dtype(torch.float64)
+
+
+class UnsavedFeatures(Mean):
+    """Random features that are in no buffer."""
+
+    def __init__(self, dim, depth, *, causal=True):
+        super().__init__(dim, depth, causal=causal)
+        self.features = torch.randn(dim)
+
+    def mix(self, x):
+        return super().mix(x) * self.features.to(x.dtype)
+
+
+class TimesThree(Mean):
+    def flops(self, length):
+        return super().flops(length) * 3
+
+
+class Half(Mean):
+    def flops(self, length):
+        cost = super().flops(length)
+        return Flops(cost.contraction // 2, cost.mixing, cost.pointwise)
+
+
+class MissingLayer(Mean):
+    def flops(self, length):
+        cost = Flops(2 * self.dim**2, 2 * self.dim, 3 * self.dim)
+        return cost * (length * (self.depth - 1))
+
+
+class Attends(Mean):
+    """Healthy: two heads of causal attention without projections."""
+
+    pairs = staticmethod(lambda length: length * (length + 1) // 2)
+    counted_heads = 2
+
+    def mix(self, x):
+        heads = x.unflatten(2, (2, -1)).transpose(1, 2)
+        return F.scaled_dot_product_attention(heads, heads, heads, is_causal=True).transpose(1, 2).flatten(2)
+
+    def flops(self, length):
+        width = self.dim // 2
+        attention = Flops(self.counted_heads * 4 * width * self.pairs(length), 10 * self.pairs(length))
+        return (Flops(2 * self.dim**2, 0, 3 * self.dim) * length + attention) * self.depth
+
+
+class MissingHead(Attends):
+    counted_heads = 1
+
+
+class FullSquare(Attends):
+    pairs = staticmethod(lambda length: length**2)
+
+
+class NegativeFlops(Mean):
+    def flops(self, length):
+        cost = super().flops(length)
+        return Flops(cost.contraction, -cost.mixing, cost.pointwise)
+
+
+class NotLinearInDepth(Mean):
+    def flops(self, length):
+        return super().flops(length) + Flops(mixing=self.depth**2)
+
+
+class Uncounted(Mean):
+    """Uses an operator of which the counter knows nothing."""
+
+    def mix(self, x):
+        return super().mix(x) + torch.linalg.matrix_exp(torch.zeros(2, 2)).sum().to(x.dtype)
+
+
+class SharedKernel(Mean):
+    """A product that all rows of a batch share."""
+
+    def mix(self, x):
+        return super().mix(x) * (self.layers[0].weight @ self.layers[0].weight).mean(0)
+
+    def flops(self, length):
+        return super().flops(length) + Flops(2 * self.dim**3) * self.depth
+
+
+class DeadParameter(Mean):
+    def __init__(self, dim, depth, *, causal=True):
+        super().__init__(dim, depth, causal=causal)
+        self.unused = nn.Parameter(torch.randn(dim))
+
+
+class ZeroGradient(Mean):
+    """Two factors that start at zero and keep each other there."""
+
+    def __init__(self, dim, depth, *, causal=True):
+        super().__init__(dim, depth, causal=causal)
+        self.left, self.right = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim))
+
+    def mix(self, x):
+        return super().mix(x) * (1 + self.left * self.right)
+
+
+class MisnamedTuning(Mean):
+    tuned = {"decay": Tuning(lr_scale=0.1)}
+
+
+class DerivedWeights(Mean):
+    """Reading `state_dict` redraws a weight, so what the lab holds is not what was built."""
+
+    def layer(self):
+        return Redrawn(self.dim)
+
+
+class Redrawn(nn.Linear):
+    def __init__(self, dim):
+        super().__init__(dim, dim)
+
+    def state_dict(self, *args, **kwargs):
+        nn.init.normal_(self.weight)
+        return super().state_dict(*args, **kwargs)
+
+
+class NanAtOne(Mean):
+    """Standard deviation over one position."""
+
+    def mix(self, x):
+        centred = x - x[:, :1]
+        return super().mix(x) + 0 * centred[:, :2].square().sum(1, keepdim=True) / (min(x.shape[1], 2) - 1)
+
+
+class WrongShape(Mean):
+    """Pads to a multiple of 16 and forgets to cut."""
+
+    def forward(self, x):
+        return super().forward(F.pad(x, (0, 0, 0, -x.shape[1] % 16)))
+
+
+class OnlyFloat32(Mean):
+    def forward(self, x):
+        return super().forward(x).float()
+
+
+class ExplodingGradient(Mean):
+    """The root of zero has a value and no slope."""
+
+    def mix(self, x):
+        return super().mix(x) + torch.sqrt(0 * x) * (x.shape[1] > 2000)
+
+
+class OverflowsInBfloat16(Mean):
+    def mix(self, x):
+        return super().mix(x) * (float("nan") if torch.is_autocast_enabled("cpu") else 1.0)
+
+
+class WrapsAround(Mean):
+    """Raises the wrong error beyond a table of 100 positions."""
+
+    def mix(self, x):
+        if x.shape[1] > 1024:
+            raise IndexError("index 1024 is out of bounds")
+        return super().mix(x)
+
+
+class StreamsPastItsTable(Decay):
+    """Refuses more than 300 positions in `forward` only."""
+
+    def forward(self, x):
+        if x.shape[1] > 300:
+            raise LengthError("300 positions")
+        return super().forward(x)
+
+
+class FailsToBuild(Mean):
+    def __init__(self, dim, depth, *, causal=True):
+        raise RuntimeError("no\nsuch   kernel")
+
+
+HEALTHY = [Mean, Decay, Step, Dropout, ZeroStart, Attends]
+FAULTS: list[tuple[type[Backbone], int, str]] = [  # the law that must refuse it, and words of its message
+    (WrongShape, 1, "float32 (2, 16, 16), expected float32 (2, 1, 16)"),
+    (OnlyFloat32, 1, "expected float64"),
+    (NanAtOne, 1, "length 1, batch 2, float32, eval() gave a value that is not finite at position 0"),
+    (ExplodingGradient, 1, "is not finite after backward of length 4096"),
+    (BatchNorm, 2, "train()"),
+    (NormOverTime, 2, "was replaced|were replaced"),
+    (Circular, 2, "output at position 0 changed by"),
+    (Sorting, 2, "output at position"),
+    (Pooling, 2, "output at position"),
+    (ChunkBoundary, 2, "output at position 63 changed"),
+    (LaterChunk, 2, "output at position"),
+    (DroppedMask, 2, "forward of length 131"),
+    (DroppedMaskInTraining, 2, "train()"),
+    (StepFunction, 2, "when inputs from position"),
+    (LosesState, 3, "differs from forward's by"),
+    (MutatesState, 3, "stream changed the state that it was given"),
+    (StateOnSelf, 3, "the same state gave another answer"),
+    (NoEmptyPiece, 3, "IndexError: no positions (while streaming 0+"),
+    (CannotStream, 3, "NotImplementedError: not here"),
+    (OtherForward, 3, "output at position 1 differs"),
+    (MixesRows, 4, "row 0 of a batch changed by"),
+    (MixesRowsInTraining, 4, "train()"),
+    (UnseededWeights, 4, "gave different values of scale"),
+    (UnseededNoise, 4, "another output the second time"),
+    (CountsInstances, 4, "building it twice from the same seed gave different values of layers.0.weight"),
+    (SeedsGlobally, 4, "seeds torch's global generator"),
+    (ChangesDefaultDtype, 4, "default dtype to torch.float64"),
+    (UnsavedFeatures, 4, "a fresh one loaded from its state_dict gives other outputs"),
+    (TimesThree, 6, "is 3 times the counted"),
+    (Half, 6, "is 0.5 times the counted"),
+    (MissingLayer, 6, "is 0.5 times the counted"),
+    (MissingHead, 6, "times the counted"),
+    (FullSquare, 6, "times the counted"),
+    (NegativeFlops, 6, "not a non-negative int"),
+    (NotLinearInDepth, 6, "declared mixing is not linear in depth"),
+    (Uncounted, 6, "aten::linalg_matrix_exp"),
+    (SharedKernel, 6, "not linear in batch"),
+    (DeadParameter, 7, "parameter unused gets no gradient"),
+    (ZeroGradient, 7, "the gradient of parameter left is zero everywhere"),
+    (MisnamedTuning, 7, "tuned names 'decay'"),
+    (DerivedWeights, 7, "changed the initial value of layers.0.weight"),
+    (OverflowsInBfloat16, 8, "bfloat16 autocast"),
+    (WrapsAround, 8, "IndexError: index 1024 is out of bounds (while forward of length 1025"),
+    (StreamsPastItsTable, 8, "forward refuses 301 positions, but stream goes on"),
+    (FailsToBuild, 1, "construction: RuntimeError: no such kernel (while building it"),
+]

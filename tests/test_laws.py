@@ -1,0 +1,75 @@
+"""Every architecture keeps every law; the ones with settings that change the layer, in those forms too."""
+
+import pytest
+import torch
+
+from lab import plugins
+from lab.check import check, noise
+from lab.model import count_parameters, state_size
+
+FORMS = [
+    *plugins.names("architectures"),
+    "transformer:preset=gpt2",
+    "transformer:positions=none,heads=2,mlp=none",
+    "transformer:preset=gpt2,max_length=20",
+    "linear_rnn:states=10,mlp=gelu",
+    "lstm:mlp=none",
+]
+NAMES = plugins.names("architectures")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_laws(form):
+    report = check(form)
+    assert report.passed, str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("dim", "depth"), [(8, 1), (48, 3)])
+def test_laws_at_other_sizes(form, dim, depth):
+    report = check(form, dim, depth)
+    assert report.passed, str(report)
+
+
+def build(form: str, causal: bool = True, dim: int = 16, depth: int = 2):
+    name, settings = plugins.parse("architectures", form)
+    torch.manual_seed(0)
+    return plugins.load("architectures", name)(dim, depth, causal=causal, **settings).eval()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_causality_the_first_output_depends_on_the_last_input(name):
+    model, x = build(name, causal=False), noise(1, 33, 16).requires_grad_()
+    model(x)[0, 0].sum().backward()
+    assert x.grad is not None
+    assert (x.grad.abs().amax(2)[0] > 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_causality_it_refuses_to_stream(name):
+    with pytest.raises(TypeError, match="causal=False"):
+        build(name, causal=False).init_state(1)
+
+
+@pytest.mark.parametrize("name", ["linear_rnn", "lstm"])
+def test_both_directions_read_alike(name):
+    """Turning the input round and swapping the two directions turns the output round."""
+    model, x = build(name, causal=False).double(), noise(2, 17, 16, dtype=torch.float64)
+    y = model(x)
+    for module in model.modules():
+        if hasattr(module, "backwards"):
+            module.forwards, module.backwards = module.backwards, module.forwards
+    torch.testing.assert_close(model(x.flip(1)).flip(1), y, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("form", "numbers"),
+    [("transformer", 2 * 2 * 16 * 40), ("linear_rnn", 2 * 2 * 16), ("lstm", 2 * 2 * 16)],
+)
+def test_state_size(form, numbers):
+    """Keys and values of 40 positions; complex states; h and c: of two layers, 16 wide."""
+    with torch.device("meta"):
+        model = build(form)
+    assert state_size(model, 40) == numbers
+    assert count_parameters(model) == count_parameters(build(form))
