@@ -87,12 +87,14 @@ class SequenceMap(nn.Module, ABC):
         self, x: Float[Tensor, "batch length dim"], state: State
     ) -> tuple[Float[Tensor, "batch length dim"], State]:
         """The next positions, any number of them (none included), after `state`; and the state after them."""
+        if not x.shape[1]:  # a `forward` need not read an empty sequence
+            return x, state
         if type(self).step is not SequenceMap.step:
             outputs = []
             for position in x.unbind(1):
                 y, state = self.step(position, state)
                 outputs.append(y)
-            return (torch.stack(outputs, 1) if outputs else torch.empty_like(x)), state
+            return torch.stack(outputs, 1), state
         seen = torch.cat([*state, x], 1)
         return self.forward(seen)[:, seen.shape[1] - x.shape[1] :], (seen,)
 
@@ -118,9 +120,9 @@ class Backbone(SequenceMap):
     `stream`.
     """
 
-    embedding_std: float = 1.0
+    embedding_std: float = 0.25
     """Scale of the token embeddings this architecture is meant to read. A small one hides the token behind the first blocks'
-    output in the residual stream, and a model that must look a token up then hardly learns to."""
+    output in the residual stream, and a model that must look a token up then hardly learns to: lab/studies/default.toml."""
 
     def __init__(self, dim: int, depth: int, *, causal: bool = True) -> None:
         super().__init__()

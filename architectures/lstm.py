@@ -40,8 +40,8 @@ class Recurrence(SequenceMap):
         return self.lstm(x, state) if x.shape[1] else (x, state)
 
     def flops(self, length: int) -> Flops:
-        # mixing: four gate sums of two products and two biases (12), four activations, c and h (3), tanh c
-        return Flops(contraction=16 * self.dim**2, mixing=20 * self.dim) * length
+        # mixing: four gate sums of two products and two biases (12), four activations, c (3), tanh c, h (1)
+        return Flops(contraction=16 * self.dim**2, mixing=21 * self.dim) * length
 
 
 class LSTM(Stack):

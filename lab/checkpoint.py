@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
+from lab.errors import UsageError
 from lab.run import write_durably
 
 
@@ -21,7 +22,13 @@ class DurableIO(CheckpointIO):
         write_durably(Path(path), buffer.getvalue())
 
     def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> dict:
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except Exception as error:
+            raise UsageError(
+                f"checkpoint {path} cannot be read, or holds more than tensors and is not loaded ({type(error).__name__}); "
+                "delete it, or lab run --restart"
+            ) from error
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)

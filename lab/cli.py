@@ -280,6 +280,50 @@ def check(
 
 
 @app.command
+def bench(
+    what: Literal["loop", "workers"] = "loop",
+    /,
+    *,
+    architecture: str | None = None,
+    task: str | None = None,
+    steps: int = 200,
+    workers: int = 2,
+    setup: Setup = Setup(),  # noqa: B008
+    json: Flag = False,
+) -> None:
+    """Measure the lab itself: its loop against a bare PyTorch loop, or many workers against one, in one run.
+
+    Parameters
+    ----------
+    what
+        loop, or workers.
+    architecture
+        Name, with settings if wanted; the first of the default comparison where none is given.
+    task
+        Name, with settings if wanted; the first of the default comparison where none is given.
+    steps
+        Optimizer steps of each measurement.
+    workers
+        Workers to set against one.
+    json
+        Print JSON.
+    """
+    from lab import bench as measure
+
+    default = _default_study()
+    names = (architecture or default["architectures"][0], task or default["tasks"][0])
+    if what == "loop":
+        found = measure.loop(setup.planner(), *names, steps)
+    else:
+        found = measure.workers(setup.planner(), *names, steps, workers)
+    if json:
+        _print_json(found)
+    else:
+        print("\n".join(f"{key:<18} {value:.3f}" if isinstance(value, float) else f"{key:<18} {value}"
+                        for key, value in found.items()))  # fmt: skip
+
+
+@app.command
 def plot(*, results: str = "results", out: str | None = None, task: Names | None = None) -> None:
     """Draw every figure that the runs in a store allow, as PNG, SVG and CSV.
 

@@ -65,16 +65,16 @@ class Pool:
     def close(self, patience: float = 15.0) -> None:
         """Let the workers write a checkpoint of what they are doing and leave; end those that do not."""
         self._stopping.set()
-        for process in self._processes:
-            if process is not None and process.stdin is not None:
-                process.stdin.close()
-        for process in self._processes:
-            if process is not None:
-                try:
-                    process.wait(patience)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+        processes = [process for process in self._processes if process is not None]
+        for process in processes:
+            _close(process.stdin)
+        for process in processes:
+            try:
+                process.wait(patience)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            _close(process.stdout)
 
     def _start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -104,5 +104,16 @@ class Pool:
         except (BrokenPipeError, ValueError):
             pass
         code = process.wait()
+        _close(process.stdin)
+        _close(process.stdout)
         self._processes[slot] = None
         return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _close(pipe: Any) -> None:
+    """Close a pipe whose other end may be gone."""
+    try:
+        if pipe is not None:
+            pipe.close()
+    except BrokenPipeError:
+        pass

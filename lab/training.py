@@ -116,7 +116,6 @@ class Recorder(L.Callback):
         path = self.folder / "curve.jsonl"
         rows = path.read_text("utf-8").splitlines() if path.exists() and self.next else []
         write_durably(path, "".join(f"{row}\n" for row in rows if _step_of(row) <= self.next).encode())
-        self.curve = open(path, "a", encoding="utf-8")  # noqa: SIM115
         if self.random is not None:
             restore_random_states(self.random)
         self.clock = self.saved = time.monotonic()
@@ -138,18 +137,12 @@ class Recorder(L.Callback):
             if self.stop():
                 raise Interrupted
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.curve.close()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self.curve.close()
-
     def _row(self, steps: int) -> None:
         loss = self.summed / self.counted
         amounts = {name: amount * self.next for name, amount in self.per_step.items()}
         row = {"step": self.next, **amounts, "seconds": round(self.seconds, 4), "loss": loss}
-        self.curve.write(json.dumps(row) + "\n")
-        self.curve.flush()
+        with open(self.folder / "curve.jsonl", "a", encoding="utf-8") as curve:
+            curve.write(json.dumps(row) + "\n")
         self.summed, self.counted = 0.0, 0
         self.progress(self.next, steps, loss)
 
@@ -261,6 +254,6 @@ def _state_size(spec: Spec, task: Task) -> int | None:
 def _step_of(row: str) -> float:
     """The step of a row of the curve; a row that was cut off counts as later than all."""
     try:
-        return json.loads(row)["step"]
+        return float(json.loads(row)["step"])
     except (json.JSONDecodeError, KeyError, TypeError):
         return math.inf

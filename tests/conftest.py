@@ -4,4 +4,4 @@ import torch
 from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
-install_import_hook(["architectures", "tasks", "lab"], "beartype.beartype")
+install_import_hook(["architectures", "tasks", "lab"], "typecheck.typechecked")

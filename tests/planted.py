@@ -107,6 +107,47 @@ class ZeroStart(Mean):
         return self.gate * super().mix(x)
 
 
+class LongConvolution(Mean):
+    """Healthy: a complex diagonal state space as a convolution by FFT, after a short depthwise one."""
+
+    taps = 4
+
+    def __init__(self, dim, depth, *, causal=True):
+        super().__init__(dim, depth, causal=causal)
+        self.pole = nn.Parameter(torch.complex(-torch.rand(dim) - 0.1, torch.randn(dim)))
+        self.short = nn.Conv1d(dim, dim, self.taps, groups=dim)
+
+    def mix(self, x):
+        length = x.shape[1]
+        x = self.short(F.pad(x.transpose(1, 2), (self.taps - 1, 0)))
+        time = torch.arange(length, device=x.device)[:, None]
+        kernel = (self.pole * time).exp().real.T
+        spectrum = torch.fft.rfft(x.to(kernel.dtype), n=2 * length) * torch.fft.rfft(kernel, n=2 * length)
+        return torch.fft.irfft(spectrum, n=2 * length)[..., :length].to(x.dtype).transpose(1, 2)
+
+    def flops(self, length):
+        cost = Flops(2 * self.dim**2 + 2 * self.taps * self.dim, 10 * self.dim, 3 * self.dim)
+        return cost * (length * self.depth)
+
+
+class Window(Mean):
+    """Healthy: the mean of the last three positions; its state holds two of them and a count, which is no tensor."""
+
+    def init_state(self, batch):
+        return [(self.zeros(batch, 2, self.dim), 0) for _ in self.layers]
+
+    def forward(self, x):
+        return self.stream(x, self.init_state(x.shape[0]))[0]
+
+    def stream(self, x, state):
+        after = []
+        for layer, (past, seen) in zip(self.layers, state, strict=True):
+            recent = torch.cat([past.to(x.dtype), layer(x)], 1)
+            after.append((recent[:, recent.shape[1] - 2 :], seen + x.shape[1]))
+            x = torch.tanh(x + recent.unfold(1, 3, 1).mean(3)) if x.shape[1] else x
+        return x, after
+
+
 class BatchNorm(Mean):
     """Leaks through batch statistics, in training only."""
 
@@ -460,7 +501,7 @@ class FailsToBuild(Mean):
         raise RuntimeError("no\nsuch   kernel")
 
 
-HEALTHY = [Mean, Decay, Step, Dropout, ZeroStart, Attends]
+HEALTHY = [Mean, Decay, Step, Dropout, ZeroStart, Attends, LongConvolution, Window]
 FAULTS: list[tuple[type[Backbone], int, str]] = [  # the law that must refuse it, and words of its message
     (WrongShape, 1, "float32 (2, 16, 16), expected float32 (2, 1, 16)"),
     (OnlyFloat32, 1, "expected float64"),

@@ -1,0 +1,141 @@
+"""The pool, and the whole command, under real kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from lab import bench
+from lab.engine import Pool
+from lab.planning import Planner, Shape
+from lab.run import Store
+
+PLANNER = Planner(Shape(dim=16, depth=1), batch=2)
+SPEC = bench._spec_of(PLANNER, "transformer", "copying", 60)
+LAB = [sys.executable, "-m", "lab"]
+
+
+def scores(root):
+    records = [json.loads(path.read_text()) for path in root.glob("runs/*/run.json")]
+    return {record["id"]: (record["status"], record["scores"], record["flops"], record["steps"]) for record in records}
+
+
+def test_a_killed_worker_costs_nothing_but_time(tmp_path):
+    """One of two workers is killed in the middle of a run; every result equals that of an undisturbed pool."""
+    specs = [replace(SPEC, seed=seed, budget=10 * SPEC.budget) for seed in range(3)]
+    for name, kill in (("calm", False), ("disturbed", True)):
+        pool, deaths = Pool(2, str(tmp_path / name), []), []
+
+        def listener(spec, event, kill=kill, deaths=deaths, pool=pool):
+            if event["event"] == "step" and kill and not deaths and event["step"] > 100:
+                deaths.append("")
+                for process in pool._processes:
+                    os.kill(process.pid, signal.SIGKILL)
+            if event["event"] == "died":
+                deaths.append(event["reason"])
+
+        try:
+            pool.carry_out(specs, listener)
+        finally:
+            pool.close()
+        assert bool(deaths) == kill
+    assert "signal 9" in deaths
+    assert len(scores(tmp_path / "calm")) == 3
+    assert scores(tmp_path / "calm") == scores(tmp_path / "disturbed")
+
+
+FATAL = '''
+"""An architecture that cannot be trained."""
+import os
+from torch import nn
+from architectures.backbone import Flops, SequenceMap
+from architectures.stack import Stack
+
+class Layer(SequenceMap):
+    def __init__(self, dim):
+        super().__init__()
+        self.map = nn.Linear(dim, dim)
+    def forward(self, x):
+        if x.device.type != "meta":
+            print("a plug-in may print")
+            ACTION
+        return self.map(x)
+    def flops(self, length):
+        return Flops(contraction=2 * length * self.map.weight.numel())
+
+class Fatal(Stack):
+    """Fails."""
+    def __init__(self, dim, depth, *, causal=True):
+        super().__init__(dim, depth, lambda: Layer(dim), causal=causal)
+'''
+
+
+def compare(results, *more, **popen):
+    command = [*LAB, "compare", "--tasks", "copying", "recall", "--dim", "16", "--depth", "1", "--batch", "2",
+               "--results", str(results), *more]  # fmt: skip
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen)
+
+
+@pytest.mark.parametrize(("action", "reason"), [("os._exit(7)", "exit code 7"), ("raise RuntimeError('too hot')", "too hot")])
+def test_a_plug_in_that_fails_is_counted_and_the_others_go_on(tmp_path, action, reason):
+    file = tmp_path / "fatal.py"
+    file.write_text(FATAL.replace("ACTION", action))
+    process = compare(
+        tmp_path / "r", "--architectures", "fatal", "lstm", "--plugin", str(file), "--budget", "1e8", "--seeds", "1"
+    )
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 1, err
+    assert "Traceback" not in err and reason in err and "a plug-in may print" not in out + err
+    statuses = sorted(status for status, *_ in scores(tmp_path / "r").values())
+    assert statuses == ["done", "done", "failed", "failed"]
+
+
+def test_a_killed_comparison_goes_on_with_the_same_numbers(tmp_path):
+    """SIGKILL half way, the same command again: only what is missing is done, and all numbers are those of a calm one."""
+    more = ("--architectures", "transformer", "lstm", "--budget", "3e9", "--seeds", "2")
+    calm = compare(tmp_path / "calm", *more)
+    out, err = calm.communicate(timeout=280)
+    assert calm.returncode == 0, err
+    expected = scores(tmp_path / "calm")
+    assert len(expected) == 8
+
+    killed = compare(tmp_path / "killed", *more, start_new_session=True)
+    deadline = time.monotonic() + 200
+    while len(scores(tmp_path / "killed")) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    killed.kill()
+    killed.communicate()
+    time.sleep(1)
+    done = {path.parent.name: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("runs/*/run.json")}
+    assert 3 <= len(done) < 8
+
+    again = compare(tmp_path / "killed", *more)
+    out, err = again.communicate(timeout=280)
+    assert again.returncode == 0, err
+    assert scores(tmp_path / "killed") == expected
+    after = {path.parent.name: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("runs/*/run.json")}
+    assert all(after[name] == stamp for name, stamp in done.items()), "finished runs must be left alone"
+    assert f"8 runs, {len(done)}" in err or f"8 runs, {len(done) + 1}" in err
+    assert "transformer" in out and "report" in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_can_be_continued(tmp_path, number):
+    command = [*LAB, "run", "--architecture", "lstm", "--task", "copying", "--dim", "16", "--depth", "1", "--batch", "2",
+               "--budget", "2e10", "--results", str(tmp_path)]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("step"):
+            break
+    asked = time.monotonic()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75 and time.monotonic() - asked < 10
+    assert "resumable by the same command" in err
+    assert len(list(tmp_path.glob("runs/*/checkpoint"))) == 1 and not list(tmp_path.glob("runs/*/run.json"))
+    assert not Store(tmp_path).final(next(tmp_path.glob("runs/*")).name)

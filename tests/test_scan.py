@@ -1,0 +1,135 @@
+"""The scan against its definition: values and gradients, any length, real and complex."""
+
+import pytest
+import torch
+
+from architectures.ops.scan import CHUNK, _Scan, scan, scan_definition
+
+BATCH, STATES = 2, 3
+LENGTHS = [1, 2, 3, CHUNK - 1, CHUNK, CHUNK + 1, 63, 255, CHUNK**2, CHUNK**2 + 1, 700, 4096]
+DTYPES = [torch.float64, torch.complex128]
+
+
+def inputs(length, dtype, *, constant, seed=0, radius=None):
+    """Decays, driving terms, an initial state; decays reach 1 in size and some are zero, unless `radius` is given."""
+    rng = torch.Generator().manual_seed(seed)
+    a = torch.randn((STATES,) if constant else (BATCH, length, STATES), dtype=dtype, generator=rng)
+    sizes = torch.rand(a.shape, generator=rng, dtype=torch.float64).pow(0.02)
+    sizes = torch.where(sizes < 0.9, 0, sizes) if radius is None else sizes * 0 + radius
+    b = torch.randn(BATCH, length, STATES, dtype=dtype, generator=rng)
+    initial = torch.randn(BATCH, STATES, dtype=dtype, generator=rng)
+    return [tensor.requires_grad_() for tensor in (a / a.abs() * sizes, b, initial)]
+
+
+def assert_same_map(fast, length, dtype, *, constant):
+    """`fast` has the values of the definition, and its gradients for all three arguments."""
+    ours, theirs = (inputs(length, dtype, constant=constant) for _ in range(2))
+    got, want = fast(*ours), scan_definition(*theirs)
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+    grad = torch.randn(want.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    got.backward(grad)
+    want.backward(grad)
+    for name, one, other in zip(("decay", "driving term", "initial state"), ours, theirs, strict=True):
+        largest = other.grad.abs().max().item()
+        torch.testing.assert_close(
+            one.grad,
+            other.grad,
+            rtol=0,
+            atol=1e-10 * largest,
+            msg=lambda text, name=name: f"gradient of {name}: {text}",
+        )
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("constant", [True, False], ids=["constant", "varying"])
+def test_scan_is_its_definition(length, dtype, constant):
+    assert_same_map(scan, length, dtype, constant=constant)
+
+
+@pytest.mark.parametrize("length", [1, 5, CHUNK + 3])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("constant", [True, False], ids=["constant", "varying"])
+def test_gradients_by_finite_differences(length, dtype, constant):
+    assert torch.autograd.gradcheck(scan, inputs(length, dtype, constant=constant, radius=0.9))
+
+
+def test_an_empty_sequence_has_no_states():
+    for constant in (True, False):
+        a, b, initial = inputs(0, torch.float64, constant=constant)
+        assert scan(a, b, initial).shape == (BATCH, 0, STATES)
+
+
+def test_unit_decay_is_a_sum():
+    b = torch.arange(1.0, 101).view(1, 100, 1).double()
+    h = scan(torch.ones(1).double(), b, torch.full((1, 1), 5.0).double())
+    assert h[0, -1, 0] == 5055
+    assert h[0, 9, 0] == 60
+
+
+def test_arguments_are_left_as_they_were():
+    for constant in (True, False):
+        given = inputs(100, torch.float64, constant=constant)
+        before = [tensor.clone() for tensor in given]
+        scan(*given).sum().backward()
+        for old, new in zip(before, given, strict=True):
+            assert torch.equal(old, new)
+
+
+def test_noncontiguous_arguments():
+    a, b, initial = inputs(100, torch.complex128, constant=False)
+    turned = [tensor.detach().transpose(0, 1).contiguous().transpose(0, 1) for tensor in (a, b)]
+    torch.testing.assert_close(scan(*turned, initial), scan(a, b, initial), rtol=0, atol=1e-12)
+    torch.testing.assert_close(scan(a.conj(), b.conj(), initial.conj()), scan(a, b, initial).conj(), rtol=0, atol=1e-12)
+
+
+def wrong(spoil):
+    """The scan with a backward whose results are spoiled."""
+
+    class Wrong(_Scan):
+        @staticmethod
+        def backward(ctx, grad):
+            return spoil(*_Scan.backward(ctx, grad), ctx)
+
+    return Wrong.apply
+
+
+def off_by_one(to_a, to_b, to_initial, ctx):
+    return to_a, to_b.roll(1, 1), to_initial
+
+
+def not_conjugated(to_a, to_b, to_initial, ctx):
+    return to_a.conj(), to_b, to_initial
+
+
+def without_initial(to_a, to_b, to_initial, ctx):
+    return to_a, to_b, torch.zeros_like(to_initial)
+
+
+def last_step_lost(to_a, to_b, to_initial, ctx):
+    _, h, _ = ctx.saved_tensors
+    return to_a - (to_b[:, -1:] * h[:, -2:-1].conj()).sum((0, 1)), to_b, to_initial
+
+
+@pytest.mark.parametrize(
+    ("spoil", "gradient"),
+    [
+        (off_by_one, "driving term"),
+        (not_conjugated, "decay"),
+        (without_initial, "initial state"),
+        (last_step_lost, "decay"),
+    ],
+)
+def test_a_wrong_backward_is_caught(spoil, gradient):
+    with pytest.raises(AssertionError, match=f"gradient of {gradient}"):
+        assert_same_map(wrong(spoil), 63, torch.complex128, constant=True)
+
+
+def test_a_chunk_without_its_carry_is_caught():
+    def fast(a, b, initial):
+        pieces = [scan(a, piece, initial if i == 0 else 0 * initial) for i, piece in enumerate(b.split(CHUNK, 1))]
+        return torch.cat(pieces, 1)
+
+    assert_same_map(fast, CHUNK, torch.float64, constant=True)
+    with pytest.raises(AssertionError):
+        assert_same_map(fast, CHUNK + 1, torch.float64, constant=True)

@@ -1,0 +1,91 @@
+"""The store loses nothing, doubles nothing and leaves nothing half written."""
+
+import json
+import multiprocessing
+import os
+from dataclasses import replace
+
+import pytest
+
+from lab.errors import UsageError
+from lab.run import Run, Spec, Store, write_durably
+
+SPEC = Spec("a", {}, 8, 1, "t", {}, {}, "", 1e9, 1, 0, "float32", {})
+
+
+def test_what_is_published_is_found(tmp_path):
+    store = Store(tmp_path)
+    assert store.find(SPEC.id) is None and not store.final(SPEC.id)
+    store.publish(Run(id=SPEC.id, spec=SPEC, status="done", scores={"test": {"accuracy": float("nan")}}, seconds=3.0))
+    record = store.find(SPEC.id)
+    assert record["seconds"] == 3.0 and record["scores"]["test"]["accuracy"] is None
+    assert Spec.read(record["spec"]).id == SPEC.id
+    needed = {"schema", "id", "spec", "status", "scores", "flops", "flops_by_kind", "parameters", "state_size", "seconds",
+              "tokens", "steps", "peak_memory", "environment"}  # fmt: skip
+    assert needed <= set(record)
+
+
+def test_the_first_final_record_stays_and_a_failed_one_gives_way(tmp_path):
+    store = Store(tmp_path)
+    store.publish(Run(id=SPEC.id, spec=SPEC, status="failed", reason="out of memory"))
+    assert not store.final(SPEC.id)
+    store.publish(Run(id=SPEC.id, spec=SPEC, status="done", seconds=1.0))
+    store.publish(Run(id=SPEC.id, spec=SPEC, status="done", seconds=2.0))
+    assert store.find(SPEC.id)["seconds"] == 1.0 and store.final(SPEC.id)
+    assert sorted(path.name for path in store.folder(SPEC.id).iterdir()) == ["run.json", "spec.json"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_durably(path, b"old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_durably(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def _hold(root, run_id, ready, leave):
+    with Store(root).claim(run_id) as mine:
+        ready.put(mine)
+        leave.get()
+
+
+def test_a_run_has_one_owner_and_a_killed_owner_lets_go(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready, leave = context.Queue(), context.Queue()
+    process = context.Process(target=_hold, args=(str(tmp_path), SPEC.id, ready, leave))
+    process.start()
+    assert ready.get(timeout=60) is True
+    with Store(tmp_path).claim(SPEC.id) as mine:
+        assert mine is False
+    process.kill()
+    process.join()
+    with Store(tmp_path).claim(SPEC.id) as mine:
+        assert mine is True
+
+
+def test_many_writers_lose_nothing(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_publish_many, args=(str(tmp_path), first)) for first in range(0, 60, 30)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/run.json")]
+    assert len({record["id"] for record in records}) == len(records) == 70
+
+
+def _publish_many(root, first):
+    """Forty runs, ten of which the other writer publishes as well."""
+    for seed in range(first, first + 40):
+        spec = replace(SPEC, seed=seed)
+        Store(root).publish(Run(id=spec.id, spec=spec, status="done"))
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(UsageError, match="--results"):
+        Store(blocked / "below").check_writable()
+    Store(tmp_path / "new" / "folder").check_writable()
+    assert not (tmp_path / "new").exists()

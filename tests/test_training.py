@@ -1,0 +1,234 @@
+"""The loop does what it says: the same as a bare loop, within budget, resumable bit for bit."""
+
+import json
+import math
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+from torch import nn
+
+from architectures.backbone import Flops, SequenceMap, Tuning
+from architectures.stack import Stack
+from lab import bench, training
+from lab.budget import TRAIN_OVER_FORWARD
+from lab.errors import UsageError
+from lab.model import Model, build, build_task
+from lab.planning import Planner, Shape
+from lab.recipe import Recipe
+from lab.run import Store
+from tasks.copying import Copying
+
+PLANNER = Planner(Shape(dim=16, depth=1), batch=2)
+
+
+def spec_for(architecture="transformer", task="copying", steps=20, planner=PLANNER, **changes):
+    return replace(bench._spec_of(planner, architecture, task, steps), **changes)
+
+
+def weights(store, spec):
+    return torch.load(store.folder(spec.id) / "checkpoint", weights_only=True)["state_dict"]
+
+
+def curve(store, spec):
+    rows = (store.folder(spec.id) / "curve.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(row).items() if key != "seconds"} for row in rows]
+
+
+@pytest.mark.parametrize("architecture", ["transformer", "linear_rnn", "lstm"])
+def test_the_loop_is_a_plain_loop(tmp_path, architecture):
+    """Twenty steps give the weights of a loop written by hand, bit for bit."""
+    spec, store = spec_for(architecture), Store(tmp_path)
+    run = training.train(spec, store)
+    recipe, task = Recipe(**spec.recipe), build_task("copying", {})
+    torch.manual_seed(spec.seed)
+    model = build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings)
+    optimizer = torch.optim.AdamW(recipe.groups(model), betas=recipe.betas, eps=recipe.eps, fused=True)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    losses = []
+    for step, batch in enumerate(islice(training.Batches(task, spec.batch, spec.seed), run.steps)):
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * recipe.rate(step, run.steps)
+        loss = task.loss(model(batch.inputs, batch.positions), batch.targets)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        losses.append(loss.item())
+    trained = weights(store, spec)
+    assert all(torch.equal(value, trained[f"model.{name}"]) for name, value in model.state_dict().items())
+    assert [row["loss"] for row in curve(store, spec)] == losses
+
+
+def test_budget_is_spent_to_the_last_whole_step(tmp_path):
+    spec = spec_for(steps=7)
+    per_step = int(spec.budget) // 7
+    spec = replace(spec, budget=spec.budget + 0.9 * per_step)
+    run = training.train(spec, Store(tmp_path))
+    assert run.steps == run.planned_steps == 7
+    assert spec.budget - per_step < run.flops <= spec.budget
+    task = build_task("copying", {})
+    model = build("transformer", task, dim=16, depth=1, settings=spec.settings)
+    forward = model.flops(task.length, task.answers)
+    assert run.flops == TRAIN_OVER_FORWARD * forward.headline * spec.batch * 7
+    assert run.flops == run.flops_by_kind["contraction"] + run.flops_by_kind["mixing"]
+    assert run.tokens == 7 * spec.batch * task.length
+
+
+@pytest.mark.parametrize("stops", [(1,), (9,), (3, 4, 11)])
+def test_an_interrupted_run_continues_bit_for_bit(tmp_path, stops):
+    spec = spec_for("linear_rnn", steps=15)
+    straight, broken = Store(tmp_path / "straight"), Store(tmp_path / "broken")
+    expected = training.train(spec, straight)
+    for stop_at in stops:
+        done = iter(range(stop_at - len_done(broken, spec) - 1, -1, -1))
+        run = training.train(spec, broken, stop=lambda done=done: next(done, 0) == 0)
+        assert run.status == "interrupted" and run.steps == stop_at
+        assert broken.find(spec.id) is None
+    resumed = training.train(spec, broken)
+    assert resumed.scores == expected.scores and resumed.flops == expected.flops
+    assert curve(broken, spec) == curve(straight, spec)
+    one, other = weights(straight, spec), weights(broken, spec)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def len_done(store, spec):
+    path = store.folder(spec.id) / "checkpoint"
+    return torch.load(path, weights_only=True)["global_step"] if path.exists() else 0
+
+
+def test_a_run_killed_after_its_last_step_is_only_scored(tmp_path):
+    spec, store = spec_for(steps=5), Store(tmp_path)
+    first = training.train(spec, store)
+    (store.folder(spec.id) / "run.json").unlink()
+    again = training.train(spec, store)
+    assert again.scores == first.scores and again.steps == 5
+
+
+def test_generators_are_in_the_checkpoint(tmp_path, monkeypatch):
+    """A backbone that draws noise while training continues with the noise it would have drawn."""
+
+    class Noisy(Stack):
+        def __init__(self, dim, depth, *, causal=True):
+            super().__init__(dim, depth, lambda: Dropping(dim))
+
+    class Dropping(SequenceMap):
+        def __init__(self, dim):
+            super().__init__()
+            self.map = nn.Linear(dim, dim)
+
+        def forward(self, x):
+            return nn.functional.dropout(self.map(x), 0.3, self.training)
+
+        def flops(self, length):
+            return Flops(contraction=2 * length * self.map.weight.numel())
+
+    def noisy(name, task, *, dim, depth, settings):
+        return Model(Noisy(dim, depth), task)
+
+    monkeypatch.setattr(training, "build", noisy)
+    spec = spec_for(steps=12)
+    straight, broken = Store(tmp_path / "straight"), Store(tmp_path / "broken")
+    training.train(spec, straight)
+    left = iter([False] * 4 + [True] * 9)
+    training.train(spec, broken, stop=lambda: next(left))
+    torch.manual_seed(99)
+    training.train(spec, broken)
+    assert curve(straight, spec) == curve(broken, spec)
+
+
+def test_divergence_stops_the_run_and_is_recorded(tmp_path, monkeypatch):
+    calls = []
+
+    def exploding(self, predictions, targets):
+        calls.append(1)
+        loss = nn.functional.cross_entropy(predictions.flatten(0, -2), targets.flatten())
+        return loss * (math.nan if len(calls) == 6 else 1.0)
+
+    monkeypatch.setattr(Copying, "loss", exploding)
+    spec, store = spec_for(steps=20), Store(tmp_path)
+    run = training.train(spec, store)
+    assert run.status == "diverged" and run.steps == 5 and "step 6" in run.reason and "nan" in run.reason
+    assert len(calls) == 6
+    record = store.find(spec.id)
+    assert record["status"] == "diverged" and record["scores"] == {}
+    assert store.final(spec.id)
+
+
+def test_the_learning_rate_rises_then_follows_the_cosine_to_its_last_step():
+    recipe = Recipe(warmup=0.1, final=0.1)
+    rates = [recipe.rate(step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert all(a > b for a, b in zip(rates[9:], rates[10:], strict=False))
+    assert rates[99] == pytest.approx(0.1)
+    assert rates[54] == pytest.approx(0.55, abs=0.01)
+    assert Recipe().rate(0, 1) > 0
+
+
+def test_groups_follow_tuned_and_spare_vectors():
+    class Layer(SequenceMap):
+        tuned = {"slow": Tuning(lr_scale=0.5, decay=False), "plain": Tuning(lr_scale=2.0, decay=True)}
+
+        def __init__(self):
+            super().__init__()
+            self.slow, self.plain = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
+            self.matrix, self.bias = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
+
+        def forward(self, x):
+            return x
+
+        def flops(self, length):
+            return Flops()
+
+    layer, recipe = Layer(), Recipe(lr=1.0, weight_decay=0.1)
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in recipe.groups(layer) for p in group["params"]}
+    assert found[id(layer.slow)] == (0.5, 0.0)
+    assert found[id(layer.plain)] == (2.0, 0.1)
+    assert found[id(layer.matrix)] == (1.0, 0.1)
+    assert found[id(layer.bias)] == (1.0, 0.0)
+
+
+def test_bfloat16_runs_and_is_another_run(tmp_path):
+    plain, mixed = spec_for(steps=8), spec_for(steps=8, precision="bfloat16")
+    assert plain.id != mixed.id
+    store = Store(tmp_path)
+    one, other = training.train(plain, store), training.train(mixed, store)
+    assert other.status == "done"
+    assert other.scores["test"]["loss"] == pytest.approx(one.scores["test"]["loss"], rel=0.02)
+    assert other.scores["test"]["loss"] != one.scores["test"]["loss"]
+
+
+def test_too_long_for_learned_positions_is_refused_by_name_not_scored(tmp_path):
+    spec = spec_for("transformer:preset=gpt2,max_length=64", steps=3)
+    run = training.train(spec, Store(tmp_path))
+    assert run.status == "done"
+    assert set(run.refused) == {"tokens=8,length=128", "tokens=16,length=128"}
+    assert "max_length=64" in run.refused["tokens=8,length=128"]
+    assert not any("@" in name for name in run.scores["test"])
+
+
+def test_changed_data_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="changed"):
+        training.train(spec_for(task="digits", steps=3, data="0" * 64), Store(tmp_path))
+
+
+def test_slices_and_harder_variants_are_scored(tmp_path):
+    run = training.train(spec_for(task="recall", steps=3), Store(tmp_path))
+    names = set(run.scores["test"])
+    assert {"loss", "accuracy", "accuracy@pairs=4,length=128", "accuracy@pairs=8,length=128"} <= names
+    assert "accuracy[gap=8-15]" in names
+    assert set(run.scores["validation"]) == {"loss", "accuracy"}
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    spec, store = spec_for(steps=3), Store(tmp_path)
+    store.folder(spec.id).mkdir(parents=True)
+    torch.save({"state_dict": Bomb()}, store.folder(spec.id) / "checkpoint")
+    with pytest.raises(UsageError, match="is not loaded"):
+        training.train(spec, store)
+    assert not (tmp_path / "exploded").exists()
