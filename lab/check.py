@@ -11,7 +11,9 @@ what was found and where; an exception inside the backbone breaks the law under 
 import io
 import itertools
 import math
+import sys
 import time
+import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -597,3 +599,13 @@ def _short(dtype: torch.dtype) -> str:
 
 def _described(value: Any) -> str:
     return f"{_short(value.dtype)} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+class _Callable(types.ModuleType):
+    """`lab.check` is this module once it is imported, and the function in the Python interface: so it is both."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Report:
+        return check(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import lab
 from lab import plugins
 from lab.check import check, noise
 from lab.model import count_parameters, state_size
@@ -22,6 +23,11 @@ NAMES = plugins.names("architectures")
 def test_laws(form):
     report = check(form)
     assert report.passed, str(report)
+
+
+def test_the_python_interface_can_be_called_twice():
+    for _ in range(2):
+        assert lab.check("linear_rnn", laws=[4]).passed
 
 
 @pytest.mark.slow

@@ -1,0 +1,33 @@
+"""What the README tells people to do works as written."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_example_architecture_checks_and_compares(tmp_path):
+    (tmp_path / "my_arch.py").write_text(re.search(r"```python\n# my_arch.py\n(.*?)```", README, re.S)[1])
+    check, compare = re.search(r"```\n(lab check my_arch.*?)\n(lab compare.*?)\n```", README, re.S).groups()
+    small = f"{compare} --size 5k --seeds 1 --results r".replace("--budget 1e11", "--budget 3e8")
+    for command in (check, small):
+        done = subprocess.run(
+            [sys.executable, "-m", *command.split()], cwd=tmp_path, capture_output=True, text=True, timeout=280
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "my_arch" in done.stdout and "chance" in done.stdout
+    assert list(tmp_path.glob("r/compare/*.html")) and list(tmp_path.glob("r/compare/figures/*.svg"))
+
+
+def test_every_link_and_flag_of_the_readme_exists():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+    help_text = "".join(
+        subprocess.run([sys.executable, "-m", "lab", name, "--help"], capture_output=True, text=True, check=True).stdout
+        for name in ("compare", "run", "check")
+    )
+    for flag in set(re.findall(r"`(--[a-z]+)", README)):
+        assert flag in help_text, flag
