@@ -46,9 +46,7 @@ class Flops:
     pointwise: int = 0
 
     def __add__(self, other: "Flops") -> "Flops":
-        return Flops(
-            self.contraction + other.contraction, self.mixing + other.mixing, self.pointwise + other.pointwise
-        )
+        return Flops(self.contraction + other.contraction, self.mixing + other.mixing, self.pointwise + other.pointwise)
 
     def __mul__(self, times: int) -> "Flops":
         return Flops(self.contraction * times, self.mixing * times, self.pointwise * times)
@@ -83,9 +81,7 @@ class SequenceMap(nn.Module, ABC):
         """What is remembered before the first position, for `batch` sequences."""
         return ()
 
-    def stream(
-        self, x: Float[Tensor, "batch length dim"], state: State
-    ) -> tuple[Float[Tensor, "batch length dim"], State]:
+    def stream(self, x: Float[Tensor, "batch length dim"], state: State) -> tuple[Float[Tensor, "batch length dim"], State]:
         """The next positions, any number of them (none included), after `state`; and the state after them."""
         if not x.shape[1]:  # a `forward` need not read an empty sequence
             return x, state

@@ -27,9 +27,7 @@ from architectures.stack import Mixer, Stack, both_ways
 class LRU(SequenceMap):
     """One recurrence of `states` complex numbers; the state is its last value."""
 
-    tuned: ClassVar[Mapping[str, Tuning]] = {
-        name: Tuning(lr_scale=0.25, decay=False) for name in ("nu", "theta", "gamma", "B")
-    }
+    tuned: ClassVar[Mapping[str, Tuning]] = {name: Tuning(lr_scale=0.25, decay=False) for name in ("nu", "theta", "gamma", "B")}
 
     def __init__(self, dim: int, states: int, r_min: float, r_max: float, phase: float) -> None:
         super().__init__()

@@ -26,12 +26,13 @@ class Recurrence(SequenceMap):
         self.dim = dim
         self.lstm = nn.LSTM(dim, dim, batch_first=True)
         with torch.no_grad():
-            self.lstm.weight_ih_l0.uniform_(-1 / math.sqrt(dim), 1 / math.sqrt(dim))
-            for gate in self.lstm.weight_hh_l0.chunk(4):
+            ((from_x, from_h, bias_x, bias_h),) = self.lstm.all_weights
+            from_x.uniform_(-1 / math.sqrt(dim), 1 / math.sqrt(dim))
+            for gate in from_h.chunk(4):
                 nn.init.orthogonal_(gate)
-            for bias in (self.lstm.bias_ih_l0, self.lstm.bias_hh_l0):
+            for bias in (bias_x, bias_h):
                 bias.zero_()
-            self.lstm.bias_ih_l0[dim : 2 * dim] = 1.0  # torch orders the gates i, f, g, o
+            bias_x[dim : 2 * dim] = 1.0  # torch orders the gates i, f, g, o
 
     def init_state(self, batch: int) -> State:
         return self.zeros(1, batch, self.dim), self.zeros(1, batch, self.dim)

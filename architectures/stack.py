@@ -6,7 +6,7 @@ arXiv:1606.08415) and SwiGLU (Shazeer, arXiv:2002.05202) with two thirds of the 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -94,7 +94,7 @@ class Residual(SequenceMap):
         return x + y, state
 
     def flops(self, length: int) -> Flops:
-        return self.inner.flops(length) + Flops(pointwise=(NORM + 1) * length * self.norm.weight.numel())
+        return self.inner.flops(length) + Flops(pointwise=(NORM + 1) * length * self.norm.get_parameter("weight").numel())
 
 
 class Stack(Backbone):
@@ -127,6 +127,11 @@ class Stack(Backbone):
         self.layers = nn.ModuleList(layers)
         self.norm = norm(dim)
 
+    @property
+    def _maps(self) -> list[SequenceMap]:
+        """The layers, which a ModuleList knows as modules only."""
+        return cast(list[SequenceMap], list(self.layers))
+
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
         for layer in self.layers:
             x = layer(x)
@@ -135,18 +140,18 @@ class Stack(Backbone):
     def init_state(self, batch: int) -> State:
         if not self.causal:
             raise TypeError("built with causal=False, it reads the whole sequence at once and cannot stream")
-        return tuple(layer.init_state(batch) for layer in self.layers)
+        return tuple(layer.init_state(batch) for layer in self._maps)
 
     def stream(self, x: Float[Tensor, "batch length dim"], state: State):
         after = []
-        for layer, before in zip(self.layers, state, strict=True):
+        for layer, before in zip(self._maps, state, strict=True):
             x, now = layer.stream(x, before)
             after.append(now)
         return self.norm(x), tuple(after)
 
     def flops(self, length: int) -> Flops:
         total = Flops(pointwise=NORM * length * self.dim)
-        for layer in self.layers:
+        for layer in self._maps:
             total = total + layer.flops(length)
         return total
 

@@ -51,14 +51,12 @@ class Attention(SequenceMap):
         empty = self.zeros(batch, self.heads, 0, self.dim // self.heads)
         return empty, empty
 
-    def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
-        return self.stream(x, None)[0]
-
     def stream(self, x: Float[Tensor, "batch length dim"], state: State):
         qkv = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads)
-        past = 0 if state is None else state[0].shape[2]
-        q, k = rotate(qkv[:2], past) if self.rope else qkv[:2]
-        v = qkv[2]
+        qk, v = qkv.split([2, 1])  # unlike indexing, its backward fills no zeros
+        past = state[0].shape[2]
+        q, k = (rotate(qk, past) if self.rope else qk).unbind(0)
+        v = v.squeeze(0)
         if past:
             k, v = torch.cat([state[0].to(k.dtype), k], 2), torch.cat([state[1].to(v.dtype), v], 2)
         new = x.shape[1]
@@ -105,9 +103,7 @@ class Transformer(Stack):
         def layer() -> SequenceMap:
             return Attention(dim, heads, causal=causal, rope=rope, bias=biases)
 
-        super().__init__(
-            dim, depth, layer, causal=causal, mlp=form["mlp"], hidden=hidden, norm=make_norm, bias=biases
-        )
+        super().__init__(dim, depth, layer, causal=causal, mlp=form["mlp"], hidden=hidden, norm=make_norm, bias=biases)
         self.table = nn.Parameter(torch.randn(max_length, dim) * 0.02) if form["positions"] == "learned" else None
         if preset == "gpt2":
             self.embedding_std = 0.02

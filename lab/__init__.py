@@ -1,9 +1,9 @@
 """Sequence-architecture comparison lab: what the commands do, from Python.
 
-    import lab
-    frame = lab.compare(["transformer", "lstm"], ["recall"], [1e11], seeds=3)
-    frame, curves = lab.results("results"), lab.curves("results")
-    print(lab.check("transformer"))
+import lab
+frame = lab.compare(["transformer", "lstm"], ["recall"], [1e11], seeds=3)
+frame, curves = lab.results("results"), lab.curves("results")
+print(lab.check("transformer"))
 """
 
 from importlib import import_module
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from lab import analysis as analysis
     from lab.analysis import curves as curves
     from lab.analysis import results as results
-    from lab.check import check as check
     from lab.comparison import compare as compare
+    from lab.conformance import check as check
 
 __version__ = "0.1.0"
-_HOMES = {"compare": "lab.comparison", "check": "lab.check", "results": "lab.analysis", "curves": "lab.analysis"}
+_HOMES = {"compare": "lab.comparison", "check": "lab.conformance", "results": "lab.analysis", "curves": "lab.analysis"}
 __all__ = ["analysis", "check", "compare", "curves", "results"]
 
 

@@ -94,7 +94,7 @@ def compare(
     budget: Names | None = None,
     seeds: int = 3,
     workers: int | None = None,
-    setup: Setup = Setup(),  # noqa: B008
+    setup: Setup = Setup(),
     out: str | None = None,
     json: Flag = False,
 ) -> int:
@@ -130,12 +130,13 @@ def compare(
         workers=workers,
         planner=setup.planner(),
         plugin_files=setup.plugin or [],
+        started=_STARTED,
     )
     if json:
         _print_json(frame)
     else:
         _present(frame, setup.results, out or f"{setup.results}/compare")
-    return 0 if (frame["status"] != "failed").all() else 1
+    return 1 if "failed" in set(frame["status"]) else 0
 
 
 @app.command
@@ -146,7 +147,7 @@ def run(
     budget: str,
     seed: int = 0,
     threads: int = 1,
-    setup: Setup = Setup(),  # noqa: B008
+    setup: Setup = Setup(),
     resume: Annotated[bool, Parameter(negative="--restart")] = True,
     json: Flag = False,
 ) -> int:
@@ -266,17 +267,42 @@ def check(
     chosen = plugins.names("architectures") if all else names or added
     if not chosen:
         raise UsageError("check: name an architecture, or give --all")
-    from lab.check import check as check_one
+    from lab.conformance import check as check_one
 
     reports = {}
     for text in chosen:
         name, given = plugins.parse("architectures", text)
         reports[text] = check_one(name, settings=given)
         if not json:
-            print(f"{text}\n{reports[text]}\n")
+            print(f"{reports[text]}\n")
     if json:
         _print_json({text: [asdict(result) for result in report.results] for text, report in reports.items()})
     return 0 if builtins.all(report.passed for report in reports.values()) else 1
+
+
+@app.command
+def new_architecture(name: str, /) -> None:
+    """Write NAME.py, an architecture that keeps every law, to start from.
+
+    Parameters
+    ----------
+    name
+        Lower-case letters, digits and _.
+    """
+    from string import Template
+
+    from lab import plugins
+
+    path = Path(f"{name}.py")
+    if not plugins.NAME.fullmatch(name):
+        raise UsageError(f"new-architecture {name[:60]!r}: a name is lower-case letters, digits and _")
+    if name in plugins.names("architectures"):
+        raise UsageError(f"new-architecture {name}: there is already one of that name; choose another")
+    if path.exists():
+        raise UsageError(f"new-architecture {name}: {path} exists and is left as it is; choose another name")
+    template = Template((Path(__file__).parent / "templates" / "architecture.py.txt").read_text("utf-8"))
+    path.write_text(template.substitute(class_name=name.title().replace("_", "")), "utf-8")
+    print(f"{path} is written; next: lab check {name} --plugin {path}")
 
 
 @app.command
@@ -288,7 +314,7 @@ def bench(
     task: str | None = None,
     steps: int = 200,
     workers: int = 2,
-    setup: Setup = Setup(),  # noqa: B008
+    setup: Setup = Setup(),
     json: Flag = False,
 ) -> None:
     """Measure the lab itself: its loop against a bare PyTorch loop, or many workers against one, in one run.

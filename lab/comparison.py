@@ -1,6 +1,7 @@
 """A comparison: plan it, do what is missing, read back a frame."""
 
 import os
+import time
 from collections.abc import Sequence
 
 from pandas import DataFrame
@@ -29,10 +30,12 @@ def compare(
     workers: int | None = None,
     planner: Planner | None = None,
     plugin_files: Sequence[str] = (),
+    started: float | None = None,
 ) -> DataFrame:
     """Every architecture on every task at every budget with seeds 0 ... seeds-1; a row a run, as `lab.results` gives.
 
-    Runs that are in the store are not done again. Files with plug-ins are made known first; their code is run.
+    Runs that are in the store are not done again. Files with plug-ins are made known first; their code is run. The time to the
+    first step is told from `started` (of time.monotonic) on, or from the call.
 
     Raises:
         UsageError: something in the request is unknown, ill-typed or refused; nothing was started.
@@ -40,6 +43,7 @@ def compare(
     """
     if workers is not None and not 1 <= workers <= 1024:
         raise UsageError(f"--workers {workers}: must be from 1 to 1024")
+    called = time.monotonic()
     pool = Pool(workers or cores(), results, plugin_files)  # first of all: its processes import while this one plans
     try:
         for file in plugin_files:
@@ -50,10 +54,13 @@ def compare(
         open_runs = missing(planned, store)
         tell_plan(planned, len(planned) - len(open_runs))
         if open_runs:
-            with Display([each.spec for each in open_runs]) as display:
+            with Display([each.spec for each in open_runs], started or called) as display:
                 pool.carry_out([each.spec for each in open_runs], display)
             display.summarise()
+    except UsageError:
+        pool.close(patience=0)
+        raise
     finally:
         pool.close()
     frame = load_results(results)
-    return frame[frame["id"].isin([each.spec.id for each in planned])].reset_index(drop=True)
+    return frame.loc[frame["id"].isin([each.spec.id for each in planned])].reset_index(drop=True)

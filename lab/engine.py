@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -45,6 +46,7 @@ class Pool:
                     spec = waiting.popleft()
                 except IndexError:
                     return
+                death = None
                 for attempt in range(1, ATTEMPTS + 1):
                     death = self._one(slot, spec, tell)
                     if death is None or self._stopping.is_set():
@@ -92,7 +94,8 @@ class Pool:
         process = self._processes[slot]
         if process is None:
             process = self._processes[slot] = self._start()
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
             process.stdin.write(json.dumps(asdict(spec)) + "\n")
             process.stdin.flush()
@@ -112,8 +115,5 @@ class Pool:
 
 def _close(pipe: Any) -> None:
     """Close a pipe whose other end may be gone."""
-    try:
-        if pipe is not None:
-            pipe.close()
-    except BrokenPipeError:
-        pass
+    with suppress(BrokenPipeError):
+        pipe.close()

@@ -16,9 +16,7 @@ TOLERANCE = 0.02
 WIDEST = 1 << 14
 
 
-def solve(
-    match: Match, size: float, name: str, settings: dict[str, Any], task: Task, depth: int
-) -> tuple[int, dict[str, Any]]:
+def solve(match: Match, size: float, name: str, settings: dict[str, Any], task: Task, depth: int) -> tuple[int, dict[str, Any]]:
     """The width, and the settings with the channel mixer's hidden width filled in, at which the model has `size`.
 
     Sizes are non-embedding parameters (head included), or forward headline FLOPs a token at the task's length. Widths are

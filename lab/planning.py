@@ -3,7 +3,7 @@
 import functools
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -113,8 +113,7 @@ def plan_all(
     everything = []
     for seed in range(seeds):
         for planned in unique:
-            spec = Spec(**(asdict(planned.spec) | {"seed": seed}))
-            everything.append(Planned(spec, planned.steps, planned.parameters, planned.flops_per_token))
+            everything.append(replace(planned, spec=replace(planned.spec, seed=seed)))
     return everything
 
 

@@ -23,7 +23,7 @@ from lab.errors import UsageError, nearest
 
 CONTRACTS = {"architectures": "Backbone", "tasks": "Task"}
 _NOT_PLUGINS = {"architectures": {"backbone", "stack"}, "tasks": {"task"}}
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _files: dict[str, dict[str, Path]] = {"architectures": {}, "tasks": {}}
 
 
@@ -46,7 +46,7 @@ def add_file(path: str) -> str:
     file = Path(path).resolve()
     if not file.is_file():
         raise UsageError(f"--plugin {path}: no such file")
-    if file.suffix != ".py" or not _NAME.fullmatch(file.stem):
+    if file.suffix != ".py" or not NAME.fullmatch(file.stem):
         raise UsageError(f"--plugin {path}: needs a name of lower-case letters, digits and _ that ends in .py")
     for kind in CONTRACTS:
         if _class_in(_import_file(file), kind) is not None:
@@ -85,6 +85,10 @@ def load(kind: str, name: str) -> type:
     if name not in names(kind):
         raise UsageError(f"{flag} {name[:60]!r}: unknown; {nearest(name, names(kind))}")
     points = [point for point in entry_points(group=f"lab.{kind}") if point.name == name]
+    homes = [point.value for point in points]
+    homes += [str(file) for file in (_files[kind].get(name), _folder(kind) / f"{name}.py") if file and file.is_file()]
+    if len(homes) > 1:
+        raise UsageError(f"{flag} {name}: found more than once, in {' and in '.join(homes)}; remove or rename one")
     try:
         if name in _files[kind]:
             module = _import_file(_files[kind][name])
@@ -170,7 +174,8 @@ def _folder(kind: str) -> Path:
 @cache
 def _import_file(file: Path) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(f"lab_plugin_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:

@@ -19,8 +19,8 @@ class Display:
     Time left assumes that the runs ahead go as fast as those so far, by share of steps done.
     """
 
-    def __init__(self, specs: Sequence[Spec]) -> None:
-        self.started = time.monotonic()
+    def __init__(self, specs: Sequence[Spec], command: float) -> None:
+        self.command, self.started = command, time.monotonic()
         self.total, self.done = len(specs), 0
         self.shares: dict[str, float] = {}
         self.tasks: dict[str, TaskID] = {}
@@ -46,12 +46,12 @@ class Display:
 
     def summarise(self) -> None:
         """A last line: how long it took."""
-        first = "" if self.first_step is None else f", the first steps after {self.first_step:.1f} s"
+        first = "" if self.first_step is None else f"; the first steps were done {self.first_step:.1f} s after the command"
         self._say(f"{self.done} runs in {(time.monotonic() - self.started) / 60:.1f} min{first}")
 
     def _step(self, spec: Spec, event: dict[str, Any]) -> None:
         if self.first_step is None:
-            self.first_step = time.monotonic() - self.started
+            self.first_step = time.monotonic() - self.command
         self.shares[spec.id] = event["step"] / event["steps"]
         if spec.id not in self.tasks:
             self.tasks[spec.id] = self.bars.add_task(_title(spec), total=1.0, note="")

@@ -11,8 +11,8 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -77,7 +77,7 @@ class Run:
     id: str
     spec: Spec
     status: Status
-    scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    scores: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     metric: str = ""
     higher_is_better: bool = True
     baselines: dict[str, float] = field(default_factory=dict)
@@ -176,10 +176,8 @@ def write_durably(path: Path, content: bytes, *, once: bool = False) -> None:
             file.flush()
             os.fsync(file.fileno())
         if once:
-            try:
+            with suppress(FileExistsError):
                 os.link(temporary, path)
-            except FileExistsError:
-                pass
             os.unlink(temporary)
         else:
             os.replace(temporary, path)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from lab.budget import parse_amount, shown
-from lab.planning import Planner, tell_plan
 from lab.errors import UsageError
+from lab.planning import Planner, tell_plan
 from lab.run import Store
 from lab.training import train
 

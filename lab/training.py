@@ -18,7 +18,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
-from torch import Tensor
 
 from lab import machine
 from lab.budget import step_flops, steps_for
@@ -212,9 +211,7 @@ def train(spec: Spec, store: Store, *, progress: Progress = lambda *_: None, sto
     return run
 
 
-def _fit(
-    learner: Learner, recorder: Recorder, batches: Batches, folder: Path, steps: int, precision: str
-) -> str:
+def _fit(learner: Learner, recorder: Recorder, batches: Batches, folder: Path, steps: int, precision: str) -> str:
     """Train to the end; the reason if the end was not reached."""
     trainer = L.Trainer(
         max_steps=steps,

@@ -43,8 +43,8 @@ def _load() -> tuple[np.ndarray, np.ndarray, str]:
     """Pixels (1797, 64, 1) in -1 ... 1, labels, and the hash of both."""
     from sklearn.datasets import load_digits  # one second to import, and only this task needs it
 
-    raw = load_digits()
-    pixels, labels = np.asarray(raw.data, np.float32), np.asarray(raw.target, np.int64)
+    raw, named = load_digits(return_X_y=True)
+    pixels, labels = np.asarray(raw, np.float32), np.asarray(named, np.int64)
     digest = hashlib.sha256(pixels.astype("<f4").tobytes() + labels.astype("<i8").tobytes()).hexdigest()
     return pixels[:, :, None] / 8 - 1, labels, digest
 

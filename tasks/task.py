@@ -120,8 +120,7 @@ _MULTIPLIERS = np.random.default_rng(20210101).integers(0, 2**64, 1 << 14, dtype
 
 def split_of(examples: Int[np.ndarray, "count length"]) -> Int[np.ndarray, "count"]:
     """Which split each example belongs to, by a hash of its symbols: 14 of 16 train, 1 validation, 1 test."""
-    count, length = examples.shape
-    multipliers = np.resize(_MULTIPLIERS, length)
+    multipliers = np.resize(_MULTIPLIERS, examples.shape[1])
     mixed = ((examples.astype(np.uint64) + np.uint64(1)) * multipliers).sum(1, dtype=np.uint64)
     mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
     return np.array([0] * 14 + [1, 2])[(mixed >> np.uint64(60)).astype(np.int64)]

@@ -46,7 +46,7 @@ class Text(Task):
         shortest = min(map(len, splits))
         if shortest < length + 1:
             raise ValueError(
-                f"path={path}: too little distinct text; the smallest split has {shortest} bytes, length={length} needs {length + 1}"
+                f"path={path}: too little distinct text: the smallest split has {shortest} bytes, length={length} is asked for"
             )
 
     def batch(self, split: Split, index: int, size: int, seed: int) -> Batch:

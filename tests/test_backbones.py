@@ -11,7 +11,7 @@ from architectures.backbone import LengthError, SequenceMap
 from architectures.linear_rnn import LRU, LinearRNN
 from architectures.lstm import LSTM, Recurrence
 from architectures.transformer import Attention, Transformer, rotate
-from lab.check import noise
+from lab.laws.subject import noise
 from lab.model import count_parameters
 
 

@@ -109,9 +109,7 @@ def test_attention_on_the_meta_device_is_counted_in_full():
     assert counted(lambda: F.scaled_dot_product_attention(*inputs, is_causal=True)) == 6 * 32 * 49
 
 
-@pytest.mark.parametrize(
-    ("dtype", "device"), [(torch.float32, "cpu"), (torch.float64, "cpu"), (torch.float32, "meta")], ids=str
-)
+@pytest.mark.parametrize(("dtype", "device"), [(torch.float32, "cpu"), (torch.float64, "cpu"), (torch.float32, "meta")], ids=str)
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_lstm(dtype, device, batch_first):
     """4 gates of 6 cells, each over 5 inputs and 6 cells, at 2 x 9 positions: 2 x 24 x 11 x 18."""

@@ -5,7 +5,8 @@ import torch
 
 import lab
 from lab import plugins
-from lab.check import check, noise
+from lab.conformance import check
+from lab.laws.subject import noise
 from lab.model import count_parameters, state_size
 
 FORMS = [

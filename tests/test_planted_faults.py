@@ -3,7 +3,8 @@
 import pytest
 from planted import FAULTS, HEALTHY
 
-from lab.check import LAWS, check
+from lab.conformance import check
+from lab.laws import LAWS
 
 
 @pytest.mark.parametrize("backbone", HEALTHY, ids=lambda cls: cls.__name__)

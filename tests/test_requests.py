@@ -74,7 +74,9 @@ def test_names_and_settings_have_one_form():
 def test_wrong_names_and_settings(kind, text, message):
     with pytest.raises(UsageError) as caught:
         plugins.parse(kind, text)
-    assert message in str(caught.value) and f"--{kind}" in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value)
+    assert f"--{kind}" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @given(text=st.text(max_size=40))
@@ -91,7 +93,8 @@ def test_every_setting_is_documented():
         for name in plugins.names(kind):
             assert plugins.summary(kind, name), name
             for setting in plugins.settings(kind, name):
-                assert setting.meaning and setting.type, (name, setting)
+                assert setting.meaning, (name, setting)
+                assert setting.type, (name, setting)
 
 
 @pytest.mark.parametrize("match", ["params", "flops"])
@@ -109,7 +112,7 @@ def test_widths_agree_within_two_percent(match, size, task_name):
 def test_a_size_that_cannot_be_is_refused_with_the_nearest():
     with pytest.raises(UsageError, match=r"--size 10: .*the nearest is"):
         matching.solve("params", 10, "transformer", {}, build_task("recall", {}), 2)
-    with pytest.raises(UsageError, match="r_min=0.5, r_max=0.4"):
+    with pytest.raises(UsageError, match=r"r_min=0\.5, r_max=0\.4"):
         Planner(Shape(dim=16)).plan("linear_rnn:r_min=0.5,r_max=0.4", "recall", 1e10, 0)
 
 
@@ -120,7 +123,8 @@ def test_a_width_that_heads_do_not_divide_is_refused():
 
 def test_matching_respects_what_the_user_fixed():
     dim, settings = matching.solve("params", 100e3, "transformer", {"heads": 3, "hidden": 99}, build_task("recall", {}), 2)
-    assert dim % 6 == 0 and settings == {"heads": 3, "hidden": 99}
+    assert dim % 6 == 0
+    assert settings == {"heads": 3, "hidden": 99}
 
 
 def test_the_id_is_the_hash_of_everything_that_decides():
@@ -145,9 +149,7 @@ def test_plans_go_seed_by_seed_without_doubles():
 
 def test_comments_do_not_make_other_results_but_code_does(tmp_path):
     prints = []
-    for i, text in enumerate(
-        ["VALUE = 1", "# a comment\nVALUE = 1  # and another", "VALUE = 2"]
-    ):
+    for i, text in enumerate(["VALUE = 1", "# a comment\nVALUE = 1  # and another", "VALUE = 2"]):
         file = tmp_path / f"arch_{i}.py"
         file.write_text(PLUGIN.replace("# more", text))
         plugins.add_file(str(file))
@@ -193,4 +195,39 @@ def test_wrong_plugin_files(tmp_path, name, content, message):
         file.write_text(content)
     with pytest.raises(UsageError) as caught:
         plugins.add_file(str(file))
-    assert message in str(caught.value) and "--plugin" in str(caught.value)
+    assert message in str(caught.value)
+    assert "--plugin" in str(caught.value)
+
+
+@pytest.fixture
+def distribution(tmp_path, monkeypatch):
+    """An installed distribution that offers architectures through entry points."""
+
+    def install(name, points, code):
+        (tmp_path / f"{name}.py").write_text(code)
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[lab.architectures]\n" + "\n".join(points))
+        monkeypatch.syspath_prepend(tmp_path)
+        plugins.load.cache_clear()
+
+    yield install
+    plugins.load.cache_clear()
+
+
+def test_entry_points_offer_architectures(distribution):
+    distribution("offers", ["outside = offers:Plain", "whole = offers", "broken = offers:Nothing"], PLUGIN)
+    assert {"outside", "whole", "broken"} <= set(plugins.names("architectures"))
+    for name in ("outside", "whole"):
+        assert plugins.load("architectures", name).__name__ == "Plain"
+        spec = Planner(Shape(dim=16)).plan(name, "copying", 1e9, 0).spec
+        assert spec.code["architectures"] == plugins.fingerprint("architectures", name)
+    with pytest.raises(UsageError, match=r"broken: failed to load .from offers:Nothing.: AttributeError"):
+        plugins.load("architectures", "broken")
+
+
+def test_a_name_in_two_places_is_refused(distribution):
+    distribution("twice", ["transformer = twice:Plain"], PLUGIN)
+    with pytest.raises(UsageError, match=r"found more than once, in twice:Plain and in .*transformer\.py"):
+        plugins.load("architectures", "transformer")

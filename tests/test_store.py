@@ -15,10 +15,12 @@ SPEC = Spec("a", {}, 8, 1, "t", {}, {}, "", 1e9, 1, 0, "float32", {})
 
 def test_what_is_published_is_found(tmp_path):
     store = Store(tmp_path)
-    assert store.find(SPEC.id) is None and not store.final(SPEC.id)
+    assert store.find(SPEC.id) is None
+    assert not store.final(SPEC.id)
     store.publish(Run(id=SPEC.id, spec=SPEC, status="done", scores={"test": {"accuracy": float("nan")}}, seconds=3.0))
     record = store.find(SPEC.id)
-    assert record["seconds"] == 3.0 and record["scores"]["test"]["accuracy"] is None
+    assert record["seconds"] == 3.0
+    assert record["scores"]["test"]["accuracy"] is None
     assert Spec.read(record["spec"]).id == SPEC.id
     needed = {"schema", "id", "spec", "status", "scores", "flops", "flops_by_kind", "parameters", "state_size", "seconds",
               "tokens", "steps", "peak_memory", "environment"}  # fmt: skip
@@ -31,7 +33,8 @@ def test_the_first_final_record_stays_and_a_failed_one_gives_way(tmp_path):
     assert not store.final(SPEC.id)
     store.publish(Run(id=SPEC.id, spec=SPEC, status="done", seconds=1.0))
     store.publish(Run(id=SPEC.id, spec=SPEC, status="done", seconds=2.0))
-    assert store.find(SPEC.id)["seconds"] == 1.0 and store.final(SPEC.id)
+    assert store.find(SPEC.id)["seconds"] == 1.0
+    assert store.final(SPEC.id)
     assert sorted(path.name for path in store.folder(SPEC.id).iterdir()) == ["run.json", "spec.json"]
 
 
@@ -41,7 +44,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_durably(path, b"new")
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def _hold(root, run_id, ready, leave):

@@ -43,15 +43,19 @@ def test_batches_are_as_announced(task, split):
     assert batch.inputs.shape[:2] == (6, task.length)
     if isinstance(task.inputs, Tokens):
         assert batch.inputs.dtype == torch.int64
-        assert 0 <= batch.inputs.min() and batch.inputs.max() < task.inputs.vocabulary
+        assert batch.inputs.min() >= 0
+        assert batch.inputs.max() < task.inputs.vocabulary
     else:
         assert batch.inputs.shape[2] == task.inputs.dim
     assert batch.targets.shape == ((6,) if task.pooled else (6, task.answers))
     asked = batch.targets[batch.targets != UNASKED]
-    assert len(asked) and 0 <= asked.min() and asked.max() < task.outputs
+    assert len(asked)
+    assert asked.min() >= 0
+    assert asked.max() < task.outputs
     if batch.positions is not None:
         assert batch.positions.shape == batch.targets.shape
-        assert 0 <= batch.positions.min() and batch.positions.max() < task.length
+        assert batch.positions.min() >= 0
+        assert batch.positions.max() < task.length
     assert set(batch.slices) == set(task.buckets())
 
 
@@ -59,8 +63,7 @@ def test_splits_share_no_example(task):
     if isinstance(task, Text):
         pytest.skip("its splits are different documents: test_text_splits_share_no_document")
     rows = {
-        split: {row.tobytes() for index in range(8) for row in task.batch(split, index, 64, 0).inputs.numpy()}
-        for split in SPLITS
+        split: {row.tobytes() for index in range(8) for row in task.batch(split, index, 64, 0).inputs.numpy()} for split in SPLITS
     }
     assert not rows["train"] & rows["validation"]
     assert not rows["train"] & rows["test"]
@@ -70,9 +73,7 @@ def test_splits_share_no_example(task):
 def test_a_perfect_answer_scores_best_and_chance_is_what_guessing_gets(task):
     batch = task.batch("test", 0, 64, 0)
     perfect = task.new_metric()
-    perfect.update(
-        50.0 * torch.nn.functional.one_hot(batch.targets.flatten(), task.outputs).float(), batch.targets.flatten()
-    )
+    perfect.update(50.0 * torch.nn.functional.one_hot(batch.targets.flatten(), task.outputs).float(), batch.targets.flatten())
     assert float(perfect.compute()) == pytest.approx(0.0 if task.metric == "bits_per_byte" else 1.0, abs=1e-6)
     assert perfect.higher_is_better == (task.metric == "accuracy")
     assert 0 < task.baselines()["chance"] <= (8 if task.metric == "bits_per_byte" else 1)
@@ -94,20 +95,22 @@ def test_of_split_says_so_when_there_are_too_few_examples():
         of_split(only_one, empty, 0, 4, 0)
 
 
-@pytest.mark.parametrize(
-    ("pairs", "length", "vocabulary"), [(4, 64, 64), (4, 64, 8192), (8, 32, 20), (1, 4, 4), (64, 512, 8192)]
-)
+@pytest.mark.parametrize(("pairs", "length", "vocabulary"), [(4, 64, 64), (4, 64, 8192), (8, 32, 20), (1, 4, 4), (64, 512, 8192)])
 def test_recall_is_the_published_definition(pairs, length, vocabulary):
     task = Recall(pairs=pairs, length=length, vocabulary=vocabulary)
     batch = task.batch("train", 0, 32, 0)
     for row, targets, positions in zip(batch.inputs, batch.targets, batch.positions, strict=True):
         keys, values = row[0 : 2 * pairs : 2], row[1 : 2 * pairs : 2]
-        assert len(set(keys.tolist())) == pairs and keys.min() >= 1 and keys.max() < vocabulary // 2
-        assert len(set(values.tolist())) == pairs and values.min() >= vocabulary // 2
+        assert len(set(keys.tolist())) == pairs
+        assert keys.min() >= 1
+        assert keys.max() < vocabulary // 2
+        assert len(set(values.tolist())) == pairs
+        assert values.min() >= vocabulary // 2
         lookup = dict(zip(keys.tolist(), values.tolist(), strict=True))
         assert [lookup[int(row[at])] for at in positions] == targets.tolist()
         assert len(set(positions.tolist())) == pairs
-        assert ((positions - 2 * pairs) % 2 == 0).all() and positions.min() >= 2 * pairs
+        assert ((positions - 2 * pairs) % 2 == 0).all()
+        assert positions.min() >= 2 * pairs
         filler = torch.ones(length, dtype=torch.bool)
         filler[: 2 * pairs] = False
         filler[positions] = False
@@ -141,7 +144,8 @@ def test_copying_asks_for_the_data_in_order():
         assert field[field != 0].tolist() == targets.tolist()
         assert positions.tolist() == [35, 36, 37, 38, 39]
         assert (row[35:] == 8).all()
-        assert targets.min() >= 1 and targets.max() <= 7
+        assert targets.min() >= 1
+        assert targets.max() <= 7
     with pytest.raises(ValueError, match="length=9"):
         Copying(tokens=5, length=9)
 
@@ -158,7 +162,9 @@ def test_text_splits_share_no_document(tmp_path):
         (tmp_path / f"{i}.txt").write_text("\n".join(f"document {i} says line number {j} in full" for j in range(30)))
     (train, validation, test), _ = text_module._splits(str(tmp_path))
     found = [set(bytes(split).split(b"\n")) for split in (train, validation, test)]
-    assert not found[0] & found[1] and not found[0] & found[2] and not found[1] & found[2]
+    assert not found[0] & found[1]
+    assert not found[0] & found[2]
+    assert not found[1] & found[2]
     total = sum(map(len, (train, validation, test)))
     assert len(test) / total == pytest.approx(0.05, abs=0.01)
     assert len(validation) / total == pytest.approx(0.05, abs=0.01)
@@ -177,7 +183,8 @@ def test_text_predicts_the_next_byte_and_knows_its_data():
     task = Text(length=64)
     batch = task.batch("train", 0, 4, 0)
     assert torch.equal(batch.inputs[:, 1:], batch.targets[:, :-1])
-    assert len(task.data) == 64 and task.data == Text(length=128).data
+    assert len(task.data) == 64
+    assert task.data == Text(length=128).data
 
 
 def test_text_reads_any_bytes_and_one_file(tmp_path):
@@ -225,9 +232,7 @@ def test_ngram_baseline_against_a_plain_count(tmp_path):
     window = task.batch("test", 0, task.held_out, 0)
     rows = torch.cat([window.inputs, window.targets[:, -1:]], 1)
     bits = [
-        -np.log2(probability(bytes(row[max(0, at - 2) : at].tolist()), int(row[at])))
-        for row in rows
-        for at in range(1, len(row))
+        -np.log2(probability(bytes(row[max(0, at - 2) : at].tolist()), int(row[at]))) for row in rows for at in range(1, len(row))
     ]
     assert text_module._ngram_bits(str(file), 16, 256) == pytest.approx(np.mean(bits), rel=1e-9)
 
@@ -240,7 +245,8 @@ def test_bits_per_byte_of_uniform_predictions_is_eight():
 
 def test_standard_library_corpus_is_what_it_says():
     (train, validation, test), digest = text_module._splits(None)
-    assert 5e6 < len(train) < 5e7 and min(len(validation), len(test)) > 2e5
+    assert 5e6 < len(train) < 5e7
+    assert min(len(validation), len(test)) > 2e5
     assert (
         digest
         == hashlib.sha256(

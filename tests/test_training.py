@@ -3,7 +3,7 @@
 import json
 import math
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 import torch
@@ -84,10 +84,12 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path, stops):
     for stop_at in stops:
         done = iter(range(stop_at - len_done(broken, spec) - 1, -1, -1))
         run = training.train(spec, broken, stop=lambda done=done: next(done, 0) == 0)
-        assert run.status == "interrupted" and run.steps == stop_at
+        assert run.status == "interrupted"
+        assert run.steps == stop_at
         assert broken.find(spec.id) is None
     resumed = training.train(spec, broken)
-    assert resumed.scores == expected.scores and resumed.flops == expected.flops
+    assert resumed.scores == expected.scores
+    assert resumed.flops == expected.flops
     assert curve(broken, spec) == curve(straight, spec)
     one, other = weights(straight, spec), weights(broken, spec)
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -103,7 +105,8 @@ def test_a_run_killed_after_its_last_step_is_only_scored(tmp_path):
     first = training.train(spec, store)
     (store.folder(spec.id) / "run.json").unlink()
     again = training.train(spec, store)
-    assert again.scores == first.scores and again.steps == 5
+    assert again.scores == first.scores
+    assert again.steps == 5
 
 
 def test_generators_are_in_the_checkpoint(tmp_path, monkeypatch):
@@ -149,10 +152,14 @@ def test_divergence_stops_the_run_and_is_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(Copying, "loss", exploding)
     spec, store = spec_for(steps=20), Store(tmp_path)
     run = training.train(spec, store)
-    assert run.status == "diverged" and run.steps == 5 and "step 6" in run.reason and "nan" in run.reason
+    assert run.status == "diverged"
+    assert run.steps == 5
+    assert "step 6" in run.reason
+    assert "nan" in run.reason
     assert len(calls) == 6
     record = store.find(spec.id)
-    assert record["status"] == "diverged" and record["scores"] == {}
+    assert record["status"] == "diverged"
+    assert record["scores"] == {}
     assert store.final(spec.id)
 
 
@@ -160,7 +167,7 @@ def test_the_learning_rate_rises_then_follows_the_cosine_to_its_last_step():
     recipe = Recipe(warmup=0.1, final=0.1)
     rates = [recipe.rate(step, 100) for step in range(100)]
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
-    assert all(a > b for a, b in zip(rates[9:], rates[10:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[9:]))
     assert rates[99] == pytest.approx(0.1)
     assert rates[54] == pytest.approx(0.55, abs=0.01)
     assert Recipe().rate(0, 1) > 0

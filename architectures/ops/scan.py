@@ -57,11 +57,8 @@ class _Scan(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return None, d, to_initial
         before = torch.cat([initial[:, None], h[:, :-1]], 1)[:, : h.shape[1]]
-        if constant:
-            to_a = (d * before.conj()).sum((0, 1))
-        else:
-            to_a = d * before.conj()
-        return to_a, d, to_initial
+        to_a = d * before.conj()
+        return (to_a.sum((0, 1)) if constant else to_a), d, to_initial
 
 
 def _recur(a: Tensor, b: Tensor, initial: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Records on disk as data frames: a row a run, or a row a point of a curve. The only part of the analysis that reads files."""
 
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,73 +10,130 @@ import pandas as pd
 
 from lab.run import SCHEMA
 
-CURVE_COLUMNS = ["id", "architecture", "task", "budget", "seed", "step", "tokens", "flops", "seconds", "loss"]
+COLUMNS = (
+    "id", "status", "architecture", "task", "dim", "depth", "seed", "budget", "batch", "precision", "lr", "length", "params",
+    "flops", "tokens", "steps", "planned_steps", "flops_per_token", "evaluation_flops", "state_size", "seconds",
+    "peak_memory", "metric", "higher_is_better", "score", "loss", "chance", "baselines", "refused", "reason", "settings",
+    "recipe", "code", "data", "commit", "device", "processor", "threads", "started", "environment",
+)  # fmt: skip
+"""Columns of every frame of results; `test.<name>` and `validation.<name>` follow for each score."""
+CURVE_COLUMNS = ("id", "architecture", "task", "budget", "seed", "step", "tokens", "flops", "seconds", "loss")
+_FROM_SPEC = ("architecture", "task", "dim", "depth", "seed", "precision", "batch")
+_FROM_RECORD = ("flops", "tokens", "steps", "planned_steps", "seconds", "peak_memory", "flops_per_token", "evaluation_flops")
+_FROM_ENVIRONMENT = ("commit", "device", "processor", "threads", "started")
 
 
 def results(path: str | Path = "results") -> pd.DataFrame:
-    """A row for every run that ended, below `<path>/runs`.
+    """A row for every run that ended, below `<path>/runs`; without runs, a frame without rows.
 
-    Columns: id, status, architecture, task, dim, depth, seed, budget, batch, precision, lr, match of sizes (params, flops,
-    tokens, steps, planned_steps, flops_per_token, state_size), cost (seconds, peak_memory), score (test score by `metric`),
-    loss (test, nats), chance, higher_is_better, reason, baselines, refused, environment, and every score as `test.<name>` or
-    `validation.<name>`. Records that cannot be read are left out with one warning that names them.
+    budget, flops: training FLOPs. score: the test score by `metric`. loss: nats, test split. length: positions of a training
+    sequence. peak_memory: bytes. settings, recipe, code: canonical JSON, so that equal is equal. baselines, refused,
+    environment: dictionaries. What a record lacks is missing; keys that are not known are kept out. Records that cannot be
+    read, or that a newer lab made, are left out with one warning that names them.
     """
     rows, broken = [], []
-    for file in sorted(Path(path).glob("runs/*/run.json")):
+    for folder in _folders(path):
         try:
-            record = json.loads(file.read_bytes())
+            record = json.loads(Path(folder, "run.json").read_bytes())
             if record["schema"] > SCHEMA:
-                raise ValueError(f"made by a newer lab (schema {record['schema']}, this one reads {SCHEMA})")
+                raise ValueError(f"made by a newer lab: schema {record['schema']}, this one reads {SCHEMA}")
             rows.append(_row(record))
+        except FileNotFoundError:
+            continue
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            broken.append(f"{file.parent.name} ({type(error).__name__}: {error})")
+            broken.append(f"{os.path.basename(folder)} ({type(error).__name__}: {error})")
     if broken:
-        warnings.warn(f"{len(broken)} records left out: {'; '.join(broken)}", stacklevel=2)
-    frame = pd.DataFrame(rows)
-    return frame if frame.empty else frame.sort_values(["task", "architecture", "budget", "seed"], ignore_index=True)
+        shown = "; ".join(broken[:5]) + (f"; and {len(broken) - 5} more" if len(broken) > 5 else "")
+        warnings.warn(f"{len(broken)} records left out: {' '.join(shown.split())}", stacklevel=2)
+    scores = dict.fromkeys(name for row in rows for name in row if name.startswith(("test.", "validation.")))
+    frame = pd.DataFrame({name: [row.get(name) for row in rows] for name in (*COLUMNS, *scores)})
+    frame = frame.astype(dict.fromkeys(["score", "chance", "loss", "lr", "length", "state_size", *scores], "float64"))
+    return frame.sort_values(["task", "architecture", "budget", "seed", "id"], ignore_index=True)
 
 
 def curves(path: str | Path = "results") -> pd.DataFrame:
-    """A row for every point of every training curve: loss is the mean in nats since the point before, flops are training FLOPs."""
-    rows = []
-    for file in sorted(Path(path).glob("runs/*/curve.jsonl")):
+    """A row for every point of every training curve, of runs that ended and runs under way.
+
+    loss: mean in nats since the point before; tokens, flops (training) and seconds: so far. A line that was cut off is left out.
+    """
+    heads, counts, points = [], [], []
+    for folder in _folders(path):
         try:
-            spec = json.loads((file.parent / "spec.json").read_bytes())
-            run = [file.parent.name, *(spec[key] for key in ("architecture", "task", "budget", "seed"))]
-        except (ValueError, KeyError, OSError):
+            spec = json.loads(Path(folder, "spec.json").read_bytes())
+            head = [os.path.basename(folder), *(spec[name] for name in CURVE_COLUMNS[1:5])]
+            mine = _points(Path(folder, "curve.jsonl").read_bytes())
+        except (ValueError, KeyError, TypeError, OSError):
             continue
-        for line in file.read_text("utf-8", errors="replace").splitlines():
-            try:
-                point = json.loads(line)
-                rows.append([*run, *(point[key] for key in CURVE_COLUMNS[5:])])
-            except (ValueError, KeyError, TypeError):
-                continue  # the last line of a run that was killed may be cut off
-    return pd.DataFrame(rows, columns=CURVE_COLUMNS)
+        heads.append(head)
+        counts.append(len(mine))
+        points.extend(mine)
+    head = pd.DataFrame(heads, columns=list(CURVE_COLUMNS[:5]))
+    head = head.loc[head.index.repeat(counts)].reset_index(drop=True)
+    body = pd.DataFrame(points, columns=list(CURVE_COLUMNS[5:])).astype({"loss": "float64"})
+    return pd.concat([head, body], axis=1)
+
+
+def _folders(path: str | Path) -> list[str]:
+    try:
+        return sorted(entry.path for entry in os.scandir(Path(path, "runs")) if entry.is_dir())
+    except OSError:
+        return []
+
+
+def _points(content: bytes) -> list[list[Any]]:
+    """The whole lines of a curve, each as step, tokens, flops, seconds, loss."""
+    lines = content.decode("utf-8", "replace").splitlines()
+    try:
+        rows = json.loads(f"[{','.join(lines)}]")  # many times faster than line by line
+    except ValueError:
+        rows = [row for line in lines if (row := _parsed(line)) is not None]
+    names = CURVE_COLUMNS[5:]
+    return [[row[name] for name in names] for row in rows if isinstance(row, dict) and row.keys() >= set(names)]
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:
-    spec, scores = record["spec"], record["scores"]
-    metric, test = record["metric"], record["scores"].get("test", {})
-    row = {
+    spec, environment = record["spec"], record.get("environment") or {}
+    recipe, baselines, metric = spec.get("recipe") or {}, record.get("baselines") or {}, record.get("metric") or ""
+    scores = {
+        f"{split}.{name}": None if value is None else float(value)
+        for split, named in (record.get("scores") or {}).items()
+        for name, value in named.items()
+    }
+    positions = record.get("steps", 0) * spec["batch"]
+    return {
+        **scores,
+        **{name: spec[name] for name in _FROM_SPEC},
+        **{name: record.get(name) or 0 for name in _FROM_RECORD},
+        **{name: environment.get(name) for name in _FROM_ENVIRONMENT},
         "id": record["id"],
         "status": record["status"],
-        **{name: spec[name] for name in ("architecture", "task", "dim", "depth", "seed", "budget", "batch", "precision")},
-        "lr": spec["recipe"].get("lr"),
-        "params": record["parameters"],
-        **{
-            name: record[name]
-            for name in ("flops", "tokens", "steps", "planned_steps", "flops_per_token", "state_size", "seconds")
-        },
-        "peak_memory": record["peak_memory"],
+        "budget": float(spec["budget"]),
+        "lr": recipe.get("lr"),
+        "length": record.get("tokens", 0) / positions if positions else None,
+        "params": record.get("parameters") or 0,
+        "state_size": record.get("state_size"),
         "metric": metric,
-        "higher_is_better": record["higher_is_better"],
-        "score": test.get(metric),
-        "loss": test.get("loss"),
-        "chance": record["baselines"].get("chance"),
-        "baselines": record["baselines"],
-        "refused": record["refused"],
-        "reason": record["reason"],
-        "data": spec["data"],
-        "environment": record["environment"],
+        "higher_is_better": bool(record.get("higher_is_better", True)),
+        "score": scores.get(f"test.{metric}"),
+        "loss": scores.get("test.loss"),
+        "chance": baselines.get("chance"),
+        "baselines": baselines,
+        "refused": record.get("refused") or {},
+        "reason": record.get("reason") or "",
+        "settings": _canonical({"architecture": spec.get("settings"), "task": spec.get("task_settings")}),
+        "recipe": _canonical(recipe),
+        "code": _canonical(spec.get("code") or {}),
+        "data": spec.get("data") or "",
+        "environment": environment,
     }
-    return row | {f"{split}.{name}": value for split, part in scores.items() for name, value in part.items()}
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

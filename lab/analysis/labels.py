@@ -1,0 +1,129 @@
+"""What may share a row or a column of a comparison, and short words for names and numbers."""
+
+import json
+import re
+from typing import Any
+
+import pandas as pd
+
+_APART_AS_COLUMNS = ("budget", "precision", "data")
+_APART_AS_ROWS = ("dim", "depth", "batch", "lr", "settings", "recipe", "code")
+_SHORT = {"dim": "d", "depth": "x", "batch": "batch ", "lr": "lr "}
+METRICS = {"accuracy": "accuracy", "bits_per_byte": "bits per byte"}
+
+
+def labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with a `row` (architecture) and a `column` (task) for each run; runs that share both differ in seed alone.
+
+    Scores compare only at one budget, precision and data, so a task that was run with several has a column for each. An
+    architecture that was run with several sizes or set-ups on one column has a row for each. The label says what differs.
+    """
+    if {"row", "column"} <= set(frame.columns):
+        return frame
+    made = frame.copy()
+    made["column"] = made["task"].astype(object)
+    for name in _APART_AS_COLUMNS:
+        made["column"] += _difference(made, ["task"], name, " at ")
+    made["row"] = made["architecture"].astype(object)
+    for name in _APART_AS_ROWS:
+        made["row"] += _difference(made, ["row", "column"], name, " ", across=["architecture"])
+    return made
+
+
+def _difference(frame: pd.DataFrame, keys: list[str], name: str, joint: str, across: list[str] | None = None) -> pd.Series:
+    """For each row of the frame the value of `name` in words, where rows with equal keys differ in it, else nothing.
+
+    across: if any group of keys differs, all rows with these keys equal say their value.
+    """
+    differs = frame.groupby(keys)[name].transform(lambda values: values.nunique(dropna=False) > 1).astype(bool)
+    if across:
+        differs = differs.groupby([frame[key] for key in across]).transform("any")
+    if not differs.any():
+        return pd.Series("", index=frame.index, dtype=object)
+    words = frame[name].map(_word(name, frame.loc[differs, name])).astype(object)
+    return (joint + words).where(differs, "")
+
+
+def _word(name: str, values: pd.Series) -> Any:
+    if name == "budget":
+        return lambda value: f"{quantity(value)} FLOPs"
+    if name in ("settings", "recipe", "code"):  # long: numbered in the order of their text
+        order = {value: index for index, value in enumerate(sorted(set(values)), 1)}
+        return lambda value: f"{name} {order.get(value, 0)}"
+    if name == "data":
+        return lambda value: f"data {value[:6]}" if value else "no data"
+    return lambda value: f"{_SHORT.get(name, '')}{value:g}" if isinstance(value, (int, float)) else str(value)
+
+
+def family(label: str) -> str:
+    """The architecture's or task's name at the start of a label."""
+    return re.split(r"[: ]", label, maxsplit=1)[0]
+
+
+def measure(frame: pd.DataFrame) -> tuple[str, bool]:
+    """How a column is scored: the metric's name in words, and whether higher is better."""
+    known = frame[frame["metric"] != ""]
+    if known.empty:
+        return "score", True
+    metric = known["metric"].iloc[0]
+    return METRICS.get(metric, metric.replace("_", " ")), bool(known["higher_is_better"].iloc[0])
+
+
+def quantity(value: float) -> str:
+    """Three digits and, from ten thousand on, a power of ten or k and M: 512, 23.4k, 1.2M, 3e12."""
+    if pd.isna(value):
+        return "-"
+    if abs(value) >= 1e9:
+        return f"{value:.3g}".replace("e+", "e")
+    for unit, size in (("M", 1e6), ("k", 1e4)):
+        if abs(value) >= size:
+            return f"{value / (1e3 if unit == 'k' else size):.3g}{unit}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def span(values: pd.Series) -> str:
+    """The one value, or the least and the greatest."""
+    known = values.dropna()
+    if known.empty:
+        return "-"
+    low, high = quantity(known.min()), quantity(known.max())
+    return low if low == high else f"{low} to {high}"
+
+
+def several(names: list[str], last: str = "and") -> str:
+    """a, b and c."""
+    return f" {last} ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else "none"
+
+
+def conditions(frame: pd.DataFrame) -> dict[str, str]:
+    """What the runs of a frame have in common, in words: budget, seeds, precision, convention, interval, runs."""
+    budgets = several([f"{quantity(budget)}" for budget in sorted(frame["budget"].unique())])
+    seeds = sorted(frame["seed"].unique())
+    together = [int(seed) for seed in seeds] == list(range(len(seeds))) and len(seeds) > 2
+    return {
+        "budget": f"{budgets} training FLOPs a run",
+        "seeds": f"seeds 0 to {len(seeds) - 1}" if together else f"seed{'s' * (len(seeds) > 1)} {several([str(s) for s in seeds])}",
+        "precision": several(sorted(frame["precision"].unique())),
+        "convention": "FLOPs are contraction + mixing, training = 3 x forward",
+        "interval": "intervals are 95 % t-intervals over seeds, from 3 seeds on",
+        "runs": outcome(frame),
+    }
+
+
+def outcome(frame: pd.DataFrame) -> str:
+    """How many runs finished, diverged, failed."""
+    counts = frame["status"].value_counts()
+    finished = f"{counts.get('done', 0)} of {len(frame)} runs finished"
+    return ", ".join([finished, *(f"{counts[s]} {s}" for s in ("diverged", "failed", "interrupted") if s in counts)])
+
+
+def environments(frame: pd.DataFrame) -> dict[str, str]:
+    """Every part of the recorded environments, with the values that occur."""
+    seen: dict[str, dict[str, None]] = {}
+    for environment in frame["environment"]:
+        for name, value in environment.items():
+            parts = {f"{name}: {key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+            for key, item in parts.items():
+                text = item if isinstance(item, str) else json.dumps(item)
+                seen.setdefault(key, {})[text if item is not None else "not known"] = None
+    return {name: "; ".join(sorted(values)) for name, values in seen.items()}

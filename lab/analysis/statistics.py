@@ -1,0 +1,129 @@
+"""Means and intervals over seeds, and which architectures can be told apart.
+
+The interval is the 95 % t-interval of the mean over seeds, from 3 seeds on. Two architectures are compared by the paired t-test
+over the seeds they share (a seed fixes the order of the data for both), Holm-corrected over all pairs of a task. Runs without a
+score have no part in a mean; they are counted beside it.
+"""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtr, stdtrit  # scipy.stats takes a second to import
+
+from lab.analysis.labels import labelled
+
+FEWEST = 3
+"""Seeds from which on an interval is given."""
+LEVEL = 0.95
+
+
+def summary(frame: pd.DataFrame, value: str = "score") -> pd.DataFrame:
+    """A row for each `row` and `column` of the labelled frame, by name: mean, half_width (NaN below 3 seeds) and sd of a value
+    over `seeds` finished runs; `runs` in all, of which `diverged`, `failed` and `interrupted`.
+    """
+    frame = labelled(frame)
+    groups = frame.assign(finished=frame[value].where(frame["status"] == "done")).groupby(["column", "row"], sort=True)
+    made = groups["finished"].agg(mean="mean", sd="std", seeds="count").reset_index()
+    made["half_width"] = half_width(made["sd"].to_numpy(), made["seeds"].to_numpy())
+    made["runs"] = groups.size().to_numpy()
+    for status in ("diverged", "failed", "interrupted"):
+        made[status] = groups["status"].agg(lambda values, s=status: int((values == s).sum())).to_numpy()
+    return made
+
+
+def half_width(sd: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Half the 95 % t-interval of a mean of `count` values with standard deviation `sd`; NaN where there are fewer than 3."""
+    enough = np.maximum(count, FEWEST)
+    return np.where(count >= FEWEST, stdtrit(enough - 1, (1 + LEVEL) / 2) * sd / np.sqrt(enough), np.nan)
+
+
+def pairs(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row for each two architectures of each column: the mean difference a - b over the seeds that both finished, its 95 %
+    half-width, the number of those seeds, p of the paired t-test, Holm's p, and `apart`: whether that is below 0.05.
+    """
+    frame = labelled(frame)
+    found = []
+    for column, part in frame[frame["status"] == "done"].groupby("column"):
+        scores = part.pivot_table(index="seed", columns="row", values="score")
+        tested = [_paired(scores[a], scores[b]) for a, b in combinations(scores.columns, 2)]
+        rows = [
+            {"column": column, "a": a, "b": b, **test}
+            for (a, b), test in zip(combinations(scores.columns, 2), tested, strict=True)
+        ]
+        corrected = holm(np.array([row["p"] for row in rows]))
+        found += [row | {"p_holm": p, "apart": bool(p < 1 - LEVEL)} for row, p in zip(rows, corrected, strict=True)]
+    names = ["column", "a", "b", "difference", "half_width", "seeds", "p", "p_holm", "apart"]
+    return pd.DataFrame(found, columns=names)
+
+
+def _paired(a: pd.Series, b: pd.Series) -> dict[str, float]:
+    difference = (a - b).dropna().to_numpy()
+    count = len(difference)
+    mean = float(difference.mean()) if count else np.nan
+    if count < FEWEST:
+        return {"difference": mean, "half_width": np.nan, "seeds": count, "p": np.nan}
+    sd = float(difference.std(ddof=1))
+    if sd <= 1e-12 * max(abs(mean), 1e-300):  # the same difference at every seed
+        p = 0.0 if mean else 1.0
+    else:
+        p = float(2 * stdtr(count - 1, -abs(mean) * np.sqrt(count) / sd))
+    width = float(half_width(np.array(sd), np.array(count)))
+    return {"difference": mean, "half_width": width, "seeds": count, "p": p}
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's step-down correction of the known p-values; NaN stays NaN."""
+    corrected = np.full(p.shape, np.nan)
+    order = np.argsort(p)[: int(np.isfinite(p).sum())]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1) if len(order) else []
+    return corrected
+
+
+def baselines(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row for each `column` and baseline `name`, chance first: its score as `value`."""
+    known: dict[tuple[str, str], float] = {}
+    for column, named in zip(labelled(frame)["column"], frame["baselines"], strict=True):
+        for name, value in named.items():
+            if value is not None:
+                known[column, name] = float(value)
+    rows = [{"column": column, "name": name, "value": value} for (column, name), value in known.items()]
+    made = pd.DataFrame(rows, columns=["column", "name", "value"])
+    return made.sort_values(["column", "name"], key=lambda s: s.map(lambda x: (x != "chance", x)), ignore_index=True)
+
+
+def table(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row an architecture, by name, then a row a baseline; columns are (task, what): mean, half_width, seeds, runs, diverged,
+    failed, and best: told apart from every other architecture that finished, and better.
+    """
+    frame = labelled(frame)
+    cells = summary(frame)
+    best = leaders(frame)
+    cells["best"] = [best.get(column) == row for column, row in zip(cells["column"], cells["row"], strict=True)]
+    cells["kind"] = "architecture"
+    floor = baselines(frame).rename(columns={"name": "row", "value": "mean"}).assign(kind="baseline")
+    whats = ["mean", "half_width", "seeds", "runs", "diverged", "failed", "best"]
+    made = pd.concat([cells, floor]).pivot(index=["kind", "row"], columns="column", values=whats)
+    made = made.swaplevel(axis=1).reindex(columns=pd.MultiIndex.from_product([sorted(set(frame["column"])), whats]))
+    chance_first = sorted(made.index, key=lambda key: (key[0], key[1] != "chance" and key[0] == "baseline", key[1]))
+    return made.reindex(chance_first)
+
+
+def leaders(frame: pd.DataFrame) -> dict[str, str]:
+    """For each column the architecture that is better than every other that finished, and told apart from it, if any is."""
+    frame = labelled(frame)
+    tests, found = pairs(frame), {}
+    for column, part in frame.groupby("column"):
+        ranked = ranking(part)
+        mine = tests[(tests["column"] == column) & ((tests["a"] == ranked[0]) | (tests["b"] == ranked[0]))] if ranked else tests
+        if len(ranked) > 1 and mine["apart"].all():
+            found[column] = ranked[0]
+    return found
+
+
+def ranking(frame: pd.DataFrame) -> list[str]:
+    """The rows of one column that have a score, best mean first."""
+    cells = summary(frame).dropna(subset="mean")
+    higher = bool(frame.loc[frame["metric"] != "", "higher_is_better"].iloc[0]) if (frame["metric"] != "").any() else True
+    return list(cells.sort_values(["mean", "row"], ascending=[not higher, True])["row"])

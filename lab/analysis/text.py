@@ -1,0 +1,143 @@
+"""The table of a comparison for the terminal: plain text, at most WIDTH columns wide where names allow."""
+
+import re
+import textwrap
+from collections.abc import Sequence
+
+import pandas as pd
+
+from lab.analysis.labels import conditions, labelled, measure, quantity, several, span
+from lab.analysis.statistics import baselines, leaders, summary
+from lab.analysis.verdicts import verdicts
+
+WIDTH = 100
+NAME = 26
+"""Names are wrapped to this width."""
+
+
+def render(frame: pd.DataFrame) -> str:
+    """Scores with intervals, an architecture a row and a task a column, baselines below; what each architecture was and cost;
+    the conditions; a verdict for each task.
+    """
+    if frame.empty:
+        return "no runs"
+    frame = labelled(frame)
+    parts = [_scores(frame), _costs(frame), _conditions(frame), _sentences(frame)]
+    return "\n\n".join(parts)
+
+
+def score(value: float, half_width: float = float("nan")) -> str:
+    """0.873 ± 0.021, or 0.873 where there is no interval, or - where there is no value."""
+    if pd.isna(value):
+        return "-"
+    return f"{value:.3f}" if pd.isna(half_width) else f"{value:.3f} ± {half_width:.3f}"
+
+
+def cell(row: pd.Series, best: bool) -> str:
+    """A score with its interval, * where it is the best that can be told apart, and how many of the runs finished if not all."""
+    lost = int(row["runs"] - row["seeds"])
+    if not row["seeds"]:
+        statuses = [status for status in ("diverged", "failed", "interrupted") if row[status]]
+        return f"{several(statuses)} {lost}/{int(row['runs'])}" if statuses else "no score"
+    text = score(row["mean"], row["half_width"]) + "*" * best
+    if lost:
+        return f"{text} ({int(row['seeds'])}/{int(row['runs'])})"
+    return text if pd.notna(row["half_width"]) else f"{text} ({int(row['seeds'])} seed{'s' * (row['seeds'] > 1)})"
+
+
+def _scores(frame: pd.DataFrame) -> str:
+    cells, floors, best = summary(frame), baselines(frame), leaders(frame)
+    columns, rows = sorted(set(frame["column"])), sorted(set(frame["row"]))
+    filled = {
+        (row["row"], row["column"]): cell(row, best.get(row["column"]) == row["row"]) for _, row in cells.iterrows()
+    }
+    floor_names = list(dict.fromkeys(sorted(floors["name"], key=lambda name: (name != "chance", name))))
+    below = {(name, column): score(value) for name, column, value in zip(floors["name"], floors["column"], floors["value"], strict=True)}
+    blocks = []
+    for some in _fitting(columns):
+        heads = [wrapped_name(column, 18) + [_unit(frame, column)] for column in some]
+        body = [[name, *(filled.get((name, column), "") for column in some)] for name in rows]
+        floor = [[name, *(below.get((name, column), "") for column in some)] for name in floor_names]
+        blocks.append(_grid(["", *("\n".join(head) for head in heads)], body, [line for line in floor if any(line[1:])]))
+    return "\n\n".join(blocks)
+
+
+def _unit(frame: pd.DataFrame, column: str) -> str:
+    name, higher = measure(frame[frame["column"] == column])
+    return f"{name} {'↑' if higher else '↓'}"
+
+
+def _fitting(columns: list[str]) -> list[list[str]]:
+    """The columns in blocks that fit the width."""
+    each = max(1, (WIDTH - NAME) // 18)
+    return [columns[i : i + each] for i in range(0, len(columns), each)]
+
+
+def _costs(frame: pd.DataFrame) -> str:
+    lines = []
+    for row, part in frame.groupby("row", sort=True):
+        ran = part[part["seconds"] > 0]
+        speed = ran["tokens"] / ran["seconds"]
+        shape = several(sorted({f"{dim}x{depth}" for dim, depth in zip(part["dim"], part["depth"], strict=True)}), "or")
+        shape = shape if len(shape) <= 20 else f"{span(part['dim'])} x {span(part['depth'])}"
+        known = part[part["params"] > 0]
+        lines.append([
+            str(row), shape, span(known["params"]), span(known["flops_per_token"]),
+            quantity(part.loc[part["status"] == "done", "flops"].mean()), span(part["state_size"]), span(speed.groupby(ran["column"]).mean()),
+        ])  # fmt: skip
+    heads = ["", "dim x depth", "parameters", "FLOPs/token\nforward", "FLOPs spent\nmean", "state size\nnumbers", "tokens/s\ntraining"]
+    return _grid(heads, lines, [])
+
+
+def _conditions(frame: pd.DataFrame) -> str:
+    facts = conditions(frame)
+    lines = ["; ".join(facts[name] for name in ("runs", "budget", "seeds", "precision")) + ".",
+             f"± and *: {facts['interval']}; * is best and told apart from every other (paired t-test over shared seeds, Holm).",
+             f"{facts['convention']}; the intervals leave out what the choice of test examples adds."]  # fmt: skip
+    lost = frame[frame["status"] != "done"]
+    for (row, column, status, reason), part in lost.groupby(["row", "column", "status", "reason"], sort=True):
+        lines.append(f"{row} on {column}: {status}, seed{'s' * (len(part) > 1)} {several([str(s) for s in sorted(part['seed'])])}: "
+                     f"{' '.join(str(reason).split()) or 'no reason given'}")  # fmt: skip
+    return "\n".join(_wrapped(line) for line in lines)
+
+
+def _sentences(frame: pd.DataFrame) -> str:
+    return "\n".join(_wrapped(f"{column}: {sentence}.") for column, sentence in verdicts(frame).items())
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(line, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def wrapped_name(name: str, width: int) -> list[str]:
+    """A name in lines of about `width`, broken after its commas and colons only."""
+    lines = [""]
+    for part in re.split(r"(?<=[,:]) ?|(?= at )", name):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return [line.strip() for line in lines]
+
+
+def _grid(heads: Sequence[str], body: list[list[str]], floor: list[list[str]]) -> str:
+    """Left-aligned names, right-aligned values, a rule below the head and above the floor; cells may have several lines."""
+
+    def lines(cells: Sequence[str], bottom: bool = False) -> list[list[str]]:
+        split = [cells[0].split("\n") if bottom else wrapped_name(cells[0], NAME)]
+        split += [each.split("\n") for each in cells[1:]]
+        tall = max(map(len, split))
+        padded = [[""] * (tall - len(part)) + part if bottom else part + [""] * (tall - len(part)) for part in split]
+        return [list(line) for line in zip(*padded, strict=True)]
+
+    groups = [lines(heads, bottom=True), [line for row in body for line in lines(row)], [line for row in floor for line in lines(row)]]
+    widths = [max(len(line[i]) for group in groups for line in group) for i in range(len(heads))]
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    shown = [
+        "  ".join([line[0].ljust(widths[0]), *(value.rjust(width) for value, width in zip(line[1:], widths[1:], strict=True))])
+        for group in groups
+        for line in [*group, None]
+        if line is not None
+    ]
+    cuts = [len(groups[0]), len(groups[0]) + len(groups[1])]
+    made = [*shown[: cuts[0]], rule, *shown[cuts[0] : cuts[1]]]
+    return "\n".join(line.rstrip() for line in ([*made, rule, *shown[cuts[1] :]] if floor else made))

@@ -1,0 +1,96 @@
+"""Does a backbone keep the laws? Each is tried, and one that is broken says what was found and where.
+
+print(check("s4:modes=64"))      a name, with settings
+print(check(MyBackbone))         a class
+"""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from architectures.backbone import Backbone
+from lab import plugins
+from lab.laws import LAWS
+from lab.laws.subject import Broken, Subject
+
+
+@dataclass(frozen=True)
+class Result:
+    """One law: `message` says why it is broken, or what is worth knowing where it holds."""
+
+    law: int
+    title: str
+    status: Literal["passed", "failed"]
+    message: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found; prints as a table."""
+
+    name: str
+    results: tuple[Result, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(result.status == "passed" for result in self.results)
+
+    @property
+    def failed(self) -> list[int]:
+        """Numbers of the broken laws."""
+        return [result.law for result in self.results if result.status == "failed"]
+
+    def __str__(self) -> str:
+        width = max(len(result.title) for result in self.results)
+        rows = [f"{r.law:>3}  {r.title:<{width}}  {r.status}  {r.seconds:5.1f} s  {r.message}".rstrip() for r in self.results]
+        verdict = "keeps every law" if self.passed else f"breaks law {', '.join(map(str, self.failed))}"
+        return "\n".join([f"{self.name}: {verdict}", *rows])
+
+
+def check(
+    backbone: Callable[..., Backbone] | str,
+    dim: int = 16,
+    depth: int = 2,
+    settings: Mapping[str, Any] | None = None,
+    laws: Collection[int] = tuple(law for law, _, _ in LAWS),
+) -> Report:
+    """Try to break the laws; seconds, not minutes, at the default size.
+
+    Raises:
+        UsageError: a name or a setting that is not known.
+    """
+    if isinstance(backbone, str):
+        name, given = plugins.parse("architectures", backbone)
+        make, known = plugins.load("architectures", name), True
+    else:
+        name, given, make, known = getattr(backbone, "__name__", str(backbone)), {}, backbone, False
+    subject = Subject(name, make, dim, depth, given | dict(settings or {}), known)
+    label = backbone if isinstance(backbone, str) else name
+    with torch.random.fork_rng(devices=[]):
+        construction = _tried(subject, 1, "construction", _builds)
+        if construction.status == "failed":
+            return Report(label, (construction,))
+        return Report(label, tuple(_tried(subject, law, title, holds) for law, title, holds in LAWS if law in laws))
+
+
+def _tried(subject: Subject, law: int, title: str, holds: Callable[[Subject], str]) -> Result:
+    """The outcome in one line, whatever the backbone raises."""
+    start = time.perf_counter()
+    status, message = "failed", f"law {law}, {title}: "
+    try:
+        status, message = "passed", holds(subject)
+    except Broken as broken:
+        message += str(broken)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        message += f"{type(error).__name__}: {reason} (while {subject.doing})"
+    return Result(law, title, status, message, time.perf_counter() - start)
+
+
+def _builds(subject: Subject) -> str:
+    subject.build()
+    return ""

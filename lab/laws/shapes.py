@@ -1,0 +1,38 @@
+"""Law 1, shapes: whatever the length, the output has the shape and dtype of the input, and no value is lost.
+
+It holds in float32 and float64, with and without causality, down to a single position; for inputs that are zero or a
+thousand times too large; and the gradients of the longest sequence are finite as well.
+"""
+
+import itertools
+
+import torch
+
+from lab.laws.subject import LONG, Broken, Subject, noise, short
+
+LENGTHS = (1, 2, 3, 7, 16, 17, 61, 127)
+FEWER = (1, 2, 17, 61)  # without causality
+
+
+def holds(subject: Subject) -> str:
+    """What is worth knowing where the law holds; raises where it does not."""
+    for causal, dtype in itertools.product(subject.forms, (torch.float32, torch.float64)):
+        model = subject.build(dtype, causal=causal)
+        for length in subject.lengths(*(LENGTHS if causal else FEWER)):
+            subject.read_finite(model, noise(2, length, subject.dim, dtype=dtype))
+        for scale in (0, 1e3):
+            x = scale * noise(2, subject.lengths(17)[0], subject.dim, dtype=dtype)
+            subject.read_finite(model, x, f"forward of inputs scaled by {scale:g}, {short(dtype)}")
+    _finite_gradients(subject)
+    return "" if subject.longest == LONG else f"it reads no more than {subject.longest} positions; checked up to there"
+
+
+def _finite_gradients(subject: Subject) -> None:
+    x = noise(1, subject.longest, subject.dim).requires_grad_()
+    model = subject.build()
+    y = subject.read(model, x)
+    subject.doing = f"backward of length {subject.longest}"
+    (y * noise(*y.shape, seed=1)).sum().backward()
+    for name, tensor in [("the input", x), *model.named_parameters()]:
+        if tensor.grad is not None and not tensor.grad.isfinite().all():
+            raise Broken(f"the gradient of {name} is not finite after {subject.doing}")
