@@ -8,18 +8,29 @@ parametrisation), lemma 3.2 (ring initialisation), 3.4 (normalisation gamma = lo
 appendix A. B has real and imaginary parts N(0, 1/(2 dim)), C N(0, 1/states), D N(0, 1); no conjugate pairs are assumed.
 Nu, theta, gamma and B train at a quarter of the learning rate and without weight decay, as in the paper's long-range recipes.
 Departure: the layer sits in the shared pre-norm block with the shared channel mixer, where the paper has a GLU.
+
+With `gate` the recurrence is real and its decay depends on the input (equations and sources: ops/gated_recurrence.py).
+`rglru` is the recurrent block of Griffin (De et al., arXiv:2402.19427, sections 2.2 to 2.4):
+
+    y = W_o (gelu(W_y x) * rglru(conv(W_x x)))          conv: causal, one filter of 4 positions for each channel
+
+4/3 dim wide, its gates block-diagonal. exp(-softplus(lambda)) starts uniform by area in the ring from 0.9 to 0.999; weights are
+N(0, 1/fan-in), biases zero, filters torch's. `mingru` is W_o h with gate and candidates linear in x (Feng et al.,
+arXiv:2410.01201), torch's own initialisation. Both sit in the same shared block.
 """
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from architectures.backbone import Flops, SequenceMap, State, Tuning
+from architectures.ops.gated_recurrence import MIN_GRU, RG_LRU, min_gru, rg_lru
 from architectures.ops.scan import scan, scan_flops
 from architectures.stack import Mixer, Stack, both_ways
 
@@ -59,8 +70,81 @@ class LRU(SequenceMap):
         return Flops(contraction=8 * length * self.dim * self.states, mixing=mixing)
 
 
+class BlockDiagonal(nn.Module):
+    """A linear map of each of `blocks` equal parts by itself."""
+
+    def __init__(self, width: int, blocks: int) -> None:
+        super().__init__()
+        part = width // blocks
+        self.weight = nn.Parameter(torch.randn(blocks, part, part) / math.sqrt(part))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
+        parts = rearrange(x, "b l (n i) -> n (b l) i", n=len(self.weight))
+        return rearrange(torch.bmm(parts, self.weight), "n (b l) o -> b l (n o)", b=len(x)) + self.bias
+
+
+class RGLRU(SequenceMap):
+    """Griffin's recurrent block; the state is h and the last inputs of the convolution, as many as there were."""
+
+    tuned: ClassVar[Mapping[str, Tuning]] = {"decay": Tuning(decay=False)}
+
+    def __init__(self, dim: int, states: int, blocks: int) -> None:
+        super().__init__()
+        self.dim, self.states, self.blocks = dim, states, blocks
+        self.inputs, self.out = nn.Linear(dim, 2 * states), nn.Linear(states, dim)
+        self.conv = nn.Conv1d(states, states, 4, groups=states)
+        self.recurrence_gate, self.input_gate = BlockDiagonal(states, blocks), BlockDiagonal(states, blocks)
+        squared_radius = 0.9**2 + torch.rand(states) * (0.999**2 - 0.9**2)
+        self.decay = nn.Parameter(torch.log(torch.expm1(-0.5 * torch.log(squared_radius))))
+        for linear in (self.inputs, self.out):
+            nn.init.normal_(linear.weight, std=1 / math.sqrt(linear.in_features))
+            nn.init.zeros_(linear.bias)
+
+    def init_state(self, batch: int) -> State:
+        return self.zeros(batch, self.states), self.zeros(batch, 0, self.states)
+
+    def stream(self, x: Float[Tensor, "batch length dim"], state: State):
+        if not x.shape[1]:
+            return x, state
+        h, window = state
+        branch, driven = self.inputs(x).chunk(2, -1)
+        window = torch.cat([window.to(driven.dtype), driven], 1)
+        missing = max(0, x.shape[1] + 3 - window.shape[1])
+        seen = rearrange(F.pad(window, (0, 0, missing, 0)), "b l n -> b n l")[:, :, -x.shape[1] - 3 :]
+        driven = rearrange(self.conv(seen), "b n l -> b l n")
+        x, r, i = (t.to(self.decay.dtype) for t in (driven, self.recurrence_gate(driven), self.input_gate(driven)))
+        y = rg_lru(x, r, i, self.decay, h if state[1].shape[1] else None)
+        return self.out(F.gelu(branch, approximate="tanh") * y), (y[:, -1], window[:, -3:])
+
+    def flops(self, length: int) -> Flops:
+        products = 6 * self.dim * self.states + 4 * self.states**2 // self.blocks + 8 * self.states
+        pointwise = 12 * self.states + self.dim  # biases of inputs, filters and output; GELU; its product
+        return Flops(contraction=products, mixing=RG_LRU * self.states, pointwise=pointwise) * length
+
+
+class MinGRU(SequenceMap):
+    """minGRU and an output map; the state is h."""
+
+    def __init__(self, dim: int, states: int) -> None:
+        super().__init__()
+        self.dim, self.states = dim, states
+        self.inputs, self.out = nn.Linear(dim, 2 * states), nn.Linear(states, dim, bias=False)
+
+    def init_state(self, batch: int) -> State:
+        return self.zeros(batch, self.states)
+
+    def stream(self, x: Float[Tensor, "batch length dim"], state: State):
+        z, k = self.inputs(x).to(state.dtype).chunk(2, -1)
+        h = min_gru(z, k, state)
+        return self.out(h), h[:, -1] if h.shape[1] else state
+
+    def flops(self, length: int) -> Flops:
+        return Flops(contraction=6 * self.dim * self.states, mixing=MIN_GRU * self.states) * length
+
+
 class LinearRNN(Stack):
-    """Linear recurrent unit (LRU), trained by a parallel scan. Orvieto et al., arXiv:2303.06349."""
+    """Linear recurrent unit (LRU), trained by a parallel scan. Orvieto et al., arXiv:2303.06349; RG-LRU and minGRU by `gate`."""
 
     def __init__(
         self,
@@ -68,7 +152,9 @@ class LinearRNN(Stack):
         depth: int,
         *,
         causal: bool = True,
-        states: Annotated[int | None, "complex states of a layer; none given: as many as dim"] = None,
+        gate: Annotated[Literal["none", "rglru", "mingru"], "gates that make the recurrence real and selective"] = "none",
+        states: Annotated[int | None, "states of a layer; none given: dim, or with rglru 4/3 dim in whole eights"] = None,
+        blocks: Annotated[int, "diagonal blocks of the gates of rglru"] = 4,
         r_min: Annotated[float, "inner radius of the ring of initial eigenvalues"] = 0.9,
         r_max: Annotated[float, "outer radius of the ring, below 1"] = 0.999,
         phase: Annotated[float, "largest initial angle of an eigenvalue, in radians"] = 2 * math.pi,
@@ -77,8 +163,13 @@ class LinearRNN(Stack):
     ) -> None:
         if not 0 <= r_min < r_max < 1:
             raise ValueError(f"r_min={r_min}, r_max={r_max}: a ring needs 0 <= r_min < r_max < 1")
+        width = states or (-(-dim // 6) * 8 if gate == "rglru" else dim)
+        if gate == "rglru" and (blocks < 1 or width % blocks):
+            raise ValueError(f"blocks={blocks} must divide the {width} states of a layer")
 
         def layer() -> SequenceMap:
-            return LRU(dim, states or dim, r_min, r_max, phase)
+            if gate == "rglru":
+                return RGLRU(dim, width, blocks)
+            return MinGRU(dim, width) if gate == "mingru" else LRU(dim, width, r_min, r_max, phase)
 
         super().__init__(dim, depth, both_ways(dim, layer, causal), causal=causal, mlp=mlp, hidden=hidden)

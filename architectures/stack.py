@@ -1,12 +1,13 @@
 """The residual stack that architectures share: x + mixer(norm(x)), x + channel_mixer(norm(x)), a final norm.
 
 Pre-norm blocks as in GPT-2 (Radford et al. 2019, 2.3); the channel mixers are the GELU MLP (Hendrycks & Gimpel,
-arXiv:1606.08415) and SwiGLU (Shazeer, arXiv:2002.05202) with two thirds of the hidden width, so that both cost the same.
+arXiv:1606.08415), the squared ReLU in its place (So et al., Primer, arXiv:2109.08668), and SwiGLU (Shazeer, arXiv:2002.05202)
+with two thirds of the hidden width, so that all cost the same.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from architectures.backbone import Backbone, Flops, SequenceMap, State
 
 NORM = 7  # pointwise operations of a norm, for each element
 RMSNorm = partial(nn.RMSNorm, eps=1e-6)
-Mixer = Literal["swiglu", "gelu", "none"]
+Mixer = Literal["swiglu", "gelu", "relu2", "none"]
 
 
 class Pointwise(SequenceMap):
@@ -47,18 +48,32 @@ class SwiGLU(Pointwise):
 class MLP(Pointwise):
     """out(gelu(up x)), with GPT-2's tanh form of the GELU."""
 
+    activation_flops: ClassVar[int] = 8
+
     def __init__(self, dim: int, hidden: int, bias: bool = False) -> None:
         super().__init__()
         self.up = nn.Linear(dim, hidden, bias)
         self.out = nn.Linear(hidden, dim, bias)
 
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
-        return self.out(F.gelu(self.up(x), approximate="tanh"))
+        return self.out(self.activation(self.up(x)))
+
+    def activation(self, x: Tensor) -> Tensor:
+        return F.gelu(x, approximate="tanh")
 
     def flops(self, length: int) -> Flops:
         hidden, dim = self.up.weight.shape
         biases = 0 if self.out.bias is None else hidden + dim
-        return Flops(contraction=4 * dim * hidden, pointwise=8 * hidden + biases) * length
+        return Flops(contraction=4 * dim * hidden, pointwise=self.activation_flops * hidden + biases) * length
+
+
+class SquaredReLU(MLP):
+    """out(max(up x, 0)^2)."""
+
+    activation_flops: ClassVar[int] = 2
+
+    def activation(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()
 
 
 class BothWays(SequenceMap):
@@ -117,7 +132,7 @@ class Stack(Backbone):
         bias: bool = False,
     ) -> None:
         super().__init__(dim, depth, causal=causal)
-        kinds = {"swiglu": (SwiGLU, -(-8 * dim // 3)), "gelu": (MLP, 4 * dim)}
+        kinds = {"swiglu": (SwiGLU, -(-8 * dim // 3)), "gelu": (MLP, 4 * dim), "relu2": (SquaredReLU, 4 * dim)}
         layers: list[SequenceMap] = []
         for _ in range(depth):
             layers.append(Residual(norm(dim), layer()))

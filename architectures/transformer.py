@@ -1,82 +1,197 @@
 """Transformer decoder: multi-head softmax attention over all earlier positions.
 
-    q, k, v = W x;   y = W_o concat_h softmax(q k^T / sqrt(d_h)) v          Vaswani et al., arXiv:1706.03762, section 3.2
+    q, k, v = W x;   y = W_o concat_h softmax(q k^T / sqrt(d_h) + bias) v          Vaswani et al., arXiv:1706.03762, section 3.2
 
-Presets: `llama` has RMSNorm, rotary positions, SwiGLU and no biases (Touvron et al., arXiv:2302.13971, section 2.2; rotary
-positions: Su et al., arXiv:2104.09864, in the half-split pairing; initialisation is torch's, LLaMA's is not published).
-`gpt2` has LayerNorm, learned positions, a GELU MLP and biases, weights N(0, 0.02) and those that write to the residual
-divided by sqrt(2 depth), reading embeddings of the same small scale (Radford et al. 2019, section 2.3).
+Presets, each a set of the settings below:
+gpt1    LayerNorm after the residual sum, learned positions, GELU MLP, biases, N(0, 0.02) (Radford et al. 2018, section 4.1)
+gpt2    LayerNorm before each branch; weights that write to the residual divided by sqrt(2 depth) (Radford et al. 2019, 2.3)
+gpt3    gpt2 with every second layer attending to a window only (Brown et al., arXiv:2005.14165, section 2.1)
+gopher  RMSNorm and Transformer-XL's relative positions, GELU, biases (Rae et al., arXiv:2112.11446, section 3.1)
+palm    one LayerNorm for attention and MLP in parallel, one head of keys and values, rotary positions, SwiGLU 4 dim wide,
+        no biases, kernels N(0, 1/fan-in) (Chowdhery et al., arXiv:2204.02311, sections 2 and 5.1)
+llama   RMSNorm, rotary positions, SwiGLU, no biases (Touvron et al., arXiv:2302.13971, section 2.2)
+
+The gpt models read embeddings of the small scale of their weights, palm those of scale 1. Departures: the width of GPT-3's
+window is not published, 128 is ours; the initial weights of gopher and llama are not published, so they are torch's. Rotary
+positions (Su et al., arXiv:2104.09864) pair the halves of a head. Relative ones (Dai et al., arXiv:1901.02860, section 3.3)
+score (q + u) k + (q + v) W_r s for s the sinusoid of the distance, with u and v zero at first; W_r s is computed for each
+sequence anew, and every slice of 64 queries meets all distances up to its farthest key. ALiBi: Press et al., arXiv:2108.12409.
 """
 
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from architectures.backbone import Flops, LengthError, SequenceMap, State
-from architectures.stack import Mixer, RMSNorm, Stack
+from architectures.backbone import Flops, LengthError, SequenceMap, State, Tuning
+from architectures.ops import attention as ops
+from architectures.ops.attention import SOFTMAX, Bias, attend, rotate, sinusoids
+from architectures.stack import NORM, Mixer, Residual, RMSNorm, Stack
 
-SOFTMAX = 5  # operations for each score
-Positions = Literal["rope", "learned", "none"]
+Preset = Literal["llama", "gpt1", "gpt2", "gpt3", "gopher", "palm"]
+Positions = Literal["learned", "sinusoidal", "rope", "alibi", "relative", "none"]
+_LLAMA = {"norm": "rms", "norm_place": "pre", "positions": "rope", "mlp": "swiglu", "bias": False, "attention": "full"}
+_GPT2 = _LLAMA | {"norm": "layer", "positions": "learned", "mlp": "gelu", "bias": True, "max_length": 1024, "std": 0.02}
 PRESETS: dict[str, dict[str, Any]] = {
-    "llama": {"norm": "rms", "positions": "rope", "mlp": "swiglu", "bias": False},
-    "gpt2": {"norm": "layer", "positions": "learned", "mlp": "gelu", "bias": True},
+    "llama": _LLAMA,
+    "gpt1": _GPT2 | {"norm_place": "post", "max_length": 512},
+    "gpt2": _GPT2,
+    "gpt3": _GPT2 | {"attention": "alternating", "max_length": 2048},
+    "gopher": _LLAMA | {"positions": "relative", "mlp": "gelu", "bias": True},
+    "palm": _LLAMA | {"norm": "layer", "parallel": True, "kv_heads": 1, "widening": 4},
 }
 
 
-def rotate(x: Float[Tensor, "*batch length dim"], start: int) -> Float[Tensor, "*batch length dim"]:
-    """Turn the pair (x[m], x[m + dim/2]) at position p by the angle p * 10000^(-2m/dim); the first position is `start`."""
-    length, dim = x.shape[-2:]
-    frequency = 10_000 ** (-torch.arange(0, dim, 2, device=x.device, dtype=torch.float64) / dim)
-    angle = torch.arange(start, start + length, device=x.device, dtype=torch.float64)[:, None] * frequency
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    first, second = x.chunk(2, -1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
-
-
 class Attention(SequenceMap):
-    """Multi-head attention; the state is the keys and values of all positions so far."""
+    """Multi-head attention; the state is the keys and values of all positions so far, or of the last ones in a window."""
 
-    def __init__(self, dim: int, heads: int, *, causal: bool, rope: bool, bias: bool) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        causal: bool,
+        rope: bool,
+        bias: bool,
+        kv_heads: int | None = None,
+        window: int | None = None,
+        alibi: bool = False,
+    ) -> None:
         super().__init__()
-        self.dim, self.heads, self.causal, self.rope = dim, heads, causal, rope
-        self.qkv = nn.Linear(dim, 3 * dim, bias)
+        self.dim, self.heads, self.kv_heads, self.width = dim, heads, kv_heads or heads, dim // heads
+        self.causal, self.rope, self.window, self.alibi = causal, rope, window, alibi
+        self.qkv = nn.Linear(dim, dim + 2 * self.kv_heads * self.width, bias)
         self.out = nn.Linear(dim, dim, bias)
 
     def init_state(self, batch: int) -> State:
-        empty = self.zeros(batch, self.heads, 0, self.dim // self.heads)
+        empty = self.zeros(batch, self.kv_heads, 0, self.width)
         return empty, empty
 
     def stream(self, x: Float[Tensor, "batch length dim"], state: State):
-        qkv = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads)
-        qk, v = qkv.split([2, 1])  # unlike indexing, its backward fills no zeros
+        if not x.shape[1]:
+            return x, state
+        split = rearrange(self.qkv(x), "b l (h d) -> b h l d", d=self.width)
+        qk, v = split.split([self.heads + self.kv_heads, self.kv_heads], 1)
         past = state[0].shape[2]
-        q, k = (rotate(qk, past) if self.rope else qk).unbind(0)
-        v = v.squeeze(0)
+        if self.rope and self.window is None:
+            qk = rotate(qk, past)
+        q, k = qk.split([self.heads, self.kv_heads], 1)
         if past:
             k, v = torch.cat([state[0].to(k.dtype), k], 2), torch.cat([state[1].to(v.dtype), v], 2)
-        new = x.shape[1]
-        seen = torch.ones(new, past + new, dtype=torch.bool, device=x.device).tril(past) if past else None
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=self.causal and not past)
-        return self.out(rearrange(y, "b h l d -> b l (h d)")), (k, v)
+        kept = slice(0 if self.window is None else max(0, k.shape[2] - self.window + 1), None)
+        state = k[:, :, kept], v[:, :, kept]
+        if self.rope and self.window is not None:  # only distances matter, and a window forgets how long it has run
+            q, k = rotate(q, past), rotate(k, 0)
+        q, bias = self.placed(q, k.shape[2])
+        if self.kv_heads < self.heads:
+            k, v = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k, v))
+        y = attend(q, k, v, causal=self.causal, window=self.window, bias=bias)
+        return self.out(rearrange(y, "b h l d -> b l (h d)")), state
+
+    def placed(self, q: Tensor, total: int) -> tuple[Tensor, Bias | None]:
+        """The queries that meet the keys, and what is added to their scores."""
+        if not self.alibi:
+            return q, None
+        slopes = torch.tensor(ops.alibi_slopes(self.heads), device=q.device, dtype=q.dtype)[None, :, None, None]
+        return q, lambda rows, columns: -slopes * ops.distances(rows, columns, q.device).abs()
 
     def flops(self, length: int) -> Flops:
-        pairs = length * (length + 1) // 2 if self.causal else length * length
-        rotary = 6 * length * self.dim if self.rope else 0
-        biases = 0 if self.out.bias is None else 4 * length * self.dim
+        pairs, keys = ops.pairs(length, self.causal, self.window), self.kv_heads * self.width
+        rotary = 3 * length * (self.dim + keys) if self.rope else 0
+        biases = 0 if self.out.bias is None else 2 * length * (self.dim + keys)
         return Flops(
-            contraction=8 * length * self.dim**2 + 4 * pairs * self.dim,
-            mixing=SOFTMAX * pairs * self.heads,
+            contraction=4 * length * self.dim * (self.dim + keys) + 4 * pairs * self.dim,
+            mixing=(SOFTMAX + self.alibi) * pairs * self.heads,
             pointwise=rotary + biases,
         )
 
 
+class RelativeAttention(Attention):
+    """Attention whose scores also read the distance, with learned biases u (content) and v (place) of the queries."""
+
+    tuned: ClassVar[Mapping[str, Tuning]] = {"content": Tuning(), "place": Tuning()}
+
+    def __init__(self, dim: int, heads: int, **settings: Any) -> None:
+        super().__init__(dim, heads, **settings)
+        self.distance = nn.Linear(dim, dim, bias=False)
+        self.content = nn.Parameter(torch.zeros(heads, 1, self.width))
+        self.place = nn.Parameter(torch.zeros(heads, 1, self.width))
+
+    def placed(self, q: Tensor, total: int) -> tuple[Tensor, Bias | None]:
+        past, (low, high) = total - q.shape[2], self._range(total)
+        waves = sinusoids(low, high, self.distance.weight).expand(len(q), -1, -1)
+        keys = rearrange(self.distance(waves), "b n (h d) -> b h d n", h=self.heads)
+        queries = (q + self.place) / math.sqrt(self.width)
+
+        def bias(rows: slice, columns: slice) -> Tensor:
+            met = self._met(rows, columns, total)
+            scores = queries[:, :, rows.start - past : rows.stop - past] @ keys[..., met.start - low : met.stop - low]
+            place = (ops.distances(rows, columns, q.device) - met.start).clamp(0, met.stop - met.start - 1)
+            return scores.gather(3, place.expand(*scores.shape[:2], -1, -1))
+
+        return q + self.content, bias
+
+    def _range(self, total: int) -> tuple[int, int]:
+        """Distances there are from a query to the keys it sees."""
+        reach = min(total, self.window or total)
+        return 0 if self.causal else 1 - reach, reach
+
+    def _met(self, rows: slice, columns: slice, total: int) -> slice:
+        """Distances that these queries meet among these keys."""
+        low, high = self._range(total)
+        return slice(max(low, rows.start - columns.stop + 1), min(high, rows.stop - columns.start))
+
+    def flops(self, length: int) -> Flops:
+        low, high = self._range(length)
+        scores = 0
+        for rows in ops.slices(length, length, ops.ROWS):
+            met = self._met(rows, ops.reached(rows, length, self.causal, self.window), length)
+            scores += (rows.stop - rows.start) * (met.stop - met.start)
+        return super().flops(length) + Flops(
+            contraction=2 * (high - low) * self.dim**2 + 2 * scores * self.dim,
+            mixing=ops.pairs(length, self.causal, self.window) * self.heads,
+            pointwise=2 * length * self.dim,
+        )
+
+
+class PostNorm(Residual):
+    """norm(x + inner(x))."""
+
+    def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        return self.norm(x + self.inner(x))
+
+    def stream(self, x: Float[Tensor, "batch length dim"], state: State):
+        y, state = self.inner.stream(x, state)
+        return self.norm(x + y), state
+
+
+class Parallel(Residual):
+    """x + inner(norm(x)) + mlp(norm(x)), with one norm for both."""
+
+    def __init__(self, norm: nn.Module, inner: SequenceMap, mlp: SequenceMap) -> None:
+        super().__init__(norm, inner)
+        self.mlp = mlp
+
+    def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        y = self.norm(x)
+        return x + self.inner(y) + self.mlp(y)
+
+    def stream(self, x: Float[Tensor, "batch length dim"], state: State):
+        normed = self.norm(x)
+        y, state = self.inner.stream(normed, state)
+        return x + y + self.mlp(normed), state
+
+    def flops(self, length: int) -> Flops:
+        sums = length * self.norm.get_parameter("weight").numel()
+        return super().flops(length) + self.mlp.flops(length) + Flops(pointwise=sums)
+
+
 class Transformer(Stack):
-    """Softmax attention. Vaswani et al. 2017; LLaMA's form by default, GPT-2's as a preset."""
+    """Softmax attention. Vaswani et al. 2017; LLaMA's form by default, those of GPT, Gopher and PaLM as presets."""
 
     def __init__(
         self,
@@ -84,51 +199,98 @@ class Transformer(Stack):
         depth: int,
         *,
         causal: bool = True,
-        preset: Annotated[Literal["llama", "gpt2"], "the published layer that the settings below start from"] = "llama",
+        preset: Annotated[Preset, "the published layer that the settings below start from"] = "llama",
         heads: Annotated[int, "attention heads"] = 4,
+        kv_heads: Annotated[int | None, "heads of keys and values; none given: the preset's, 1 or as many as heads"] = None,
         norm: Annotated[Literal["rms", "layer"] | None, "normalisation; none given: the preset's"] = None,
+        norm_place: Annotated[Literal["pre", "post"] | None, "before a branch or after its sum; none given: the preset's"] = None,
         positions: Annotated[Positions | None, "where order comes from; none given: the preset's"] = None,
+        attention: Annotated[
+            Literal["full", "window", "alternating"] | None, "what a layer attends to; none given: the preset's"
+        ] = None,
+        window: Annotated[int, "positions that a window holds, the query's own included"] = 128,
+        parallel: Annotated[bool | None, "attention and channel mixer side by side; none given: the preset's"] = None,
         mlp: Annotated[Mixer | None, "channel mixer; none given: the preset's"] = None,
         bias: Annotated[bool | None, "biases in linear maps and LayerNorm; none given: the preset's"] = None,
         hidden: Annotated[int | None, "hidden width of the channel mixer; none given: 8/3 dim (swiglu) or 4 dim"] = None,
-        max_length: Annotated[int, "rows of the table of learned positions"] = 1024,
+        max_length: Annotated[int | None, "rows of the table of learned positions; none given: the preset's or 1024"] = None,
     ) -> None:
-        given = {"norm": norm, "positions": positions, "mlp": mlp, "bias": bias}
-        form = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
-        rope, biases = form["positions"] == "rope", form["bias"]
-        if heads < 1 or dim % heads or (rope and dim // heads % 2):
-            raise ValueError(f"heads={heads} must divide dim={dim}" + (" into even parts (rope turns pairs)" if rope else ""))
+        given = {"kv_heads": kv_heads, "norm": norm, "norm_place": norm_place, "positions": positions, "attention": attention}
+        given |= {"parallel": parallel, "mlp": mlp, "bias": bias, "max_length": max_length}
+        form: dict[str, Any] = {"kv_heads": heads, "parallel": False, "max_length": 1024} | PRESETS[preset]
+        form |= {name: value for name, value in given.items() if value is not None}
+        order, biases = form["positions"], form["bias"]
+        if heads < 1 or dim % heads or (order == "rope" and dim // heads % 2):
+            raise ValueError(f"heads={heads} must divide dim={dim}" + (" into even parts" if order == "rope" else ""))
+        if form["kv_heads"] < 1 or heads % form["kv_heads"]:
+            raise ValueError(f"kv_heads={form['kv_heads']} must divide heads={heads}")
+        if window < 1:
+            raise ValueError(f"window={window}: it holds the query's own position at least")
+        if form["parallel"] and (form["norm_place"] == "post" or form["mlp"] == "none"):
+            raise ValueError("parallel=true needs norm_place=pre and a channel mixer")
         make_norm = RMSNorm if form["norm"] == "rms" else lambda width: nn.LayerNorm(width, bias=biases)
+        windows = {"full": [None], "window": [window], "alternating": [None, window]}[form["attention"]]
+        made = iter(range(depth))
 
         def layer() -> SequenceMap:
-            return Attention(dim, heads, causal=causal, rope=rope, bias=biases)
+            kind = RelativeAttention if order == "relative" else Attention
+            reach, rope, alibi = windows[next(made) % len(windows)], order == "rope", order == "alibi"
+            shape = {"causal": causal, "bias": biases, "kv_heads": form["kv_heads"], "window": reach}
+            return kind(dim, heads, rope=rope, alibi=alibi, **shape)
 
+        hidden = hidden or form.get("widening", 0) * dim or None
         super().__init__(dim, depth, layer, causal=causal, mlp=form["mlp"], hidden=hidden, norm=make_norm, bias=biases)
-        self.table = nn.Parameter(torch.randn(max_length, dim) * 0.02) if form["positions"] == "learned" else None
-        if preset == "gpt2":
-            self.embedding_std = 0.02
-            self._initialise_gpt2()
+        self.order = order
+        self._arrange(post=form["norm_place"] == "post", parallel=form["parallel"])
+        self.table = nn.Parameter(torch.randn(form["max_length"], dim) * 0.02) if order == "learned" else None
+        if "std" in form:
+            self.embedding_std = form["std"]
+            self._initialise(form["std"], 1 if preset == "gpt1" else math.sqrt(2 * depth))
+        elif preset == "palm":
+            self.embedding_std = 1.0
+            self._initialise(None, 1)
 
-    def _initialise_gpt2(self) -> None:
+    def _arrange(self, *, post: bool, parallel: bool) -> None:
+        """Put the shared stack's branches together in the preset's way."""
+        branches = cast(list[Residual], list(self.layers))
+        if parallel:
+            both = zip(branches[0::2], branches[1::2], strict=True)
+            self.layers = nn.ModuleList(Parallel(mix.norm, mix.inner, channels.inner) for mix, channels in both)
+        elif post:
+            self.layers = nn.ModuleList(PostNorm(branch.norm, branch.inner) for branch in branches)
+            self.norm = nn.Identity()
+
+    def _initialise(self, std: float | None, residual: float) -> None:
+        """Matrices N(0, std), by default 1/sqrt(fan-in); those that write to the residual divided by `residual`."""
         for name, parameter in self.layers.named_parameters():
             if parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * self.depth) if name.endswith("out.weight") else 1))
+                spread = parameter.shape[1] ** -0.5 if std is None else std
+                nn.init.normal_(parameter, std=spread / (residual if name.endswith("out.weight") else 1))
             elif name.endswith(".bias"):
                 nn.init.zeros_(parameter)
 
     def _placed(self, x: Tensor, start: int) -> Tensor:
-        """`x` with the learned positions from `start` on."""
-        if self.table is None:
-            return x
-        if start + x.shape[1] > len(self.table):
-            raise LengthError(f"{start + x.shape[1]} positions, but max_length={len(self.table)} are learned")
-        return x + self.table[start : start + x.shape[1]]
+        """`x` with the learned or sinusoidal positions from `start` on."""
+        end = start + x.shape[1]
+        if self.table is not None:
+            if end > len(self.table):
+                raise LengthError(f"{end} positions, but max_length={len(self.table)} are learned")
+            return x + self.table[start:end]
+        return x + sinusoids(start, end, x) if self.order == "sinusoidal" else x
 
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
         return super().forward(self._placed(x, 0))
 
+    def init_state(self, batch: int) -> State:
+        """The layers' states, and a tensor without elements whose length is the number of positions so far."""
+        return self.zeros(batch, 0, 0), super().init_state(batch)
+
     def stream(self, x: Float[Tensor, "batch length dim"], state: State):
-        return super().stream(self._placed(x, state[0][0].shape[2]), state)
+        seen, layers = state
+        y, layers = super().stream(self._placed(x, seen.shape[1]), layers)
+        return y, (torch.cat([seen, seen.new_zeros(*x.shape[:2], 0)], 1), layers)
 
     def flops(self, length: int) -> Flops:
-        return super().flops(length) + Flops(pointwise=0 if self.table is None else length * self.dim)
+        added = self.order in ("learned", "sinusoidal")
+        final = NORM if isinstance(self.norm, nn.Identity) else 0  # which the stack has counted
+        return super().flops(length) + Flops(pointwise=(added - final) * length * self.dim)

@@ -405,7 +405,7 @@ def _present(frame: "DataFrame", results: str, out: str) -> None:
     curves = analysis.curves(results)
     folder = Path(out)
     print(analysis.render(frame))
-    path = analysis.write_report(frame, curves[curves["id"].isin(frame["id"])], folder, _command())
+    path = analysis.write_report(frame, curves.loc[curves["id"].isin(frame["id"])], folder, _command())
     print(f"report:  {path}\nfigures: {folder / 'figures'}")
     print("next:    lab compare with --budget raised, or with --architectures ... my_arch --plugin my_arch.py")
 
@@ -415,7 +415,7 @@ def _stored(results: str, tasks: list[str] | None) -> "DataFrame":
 
     frame = analysis.results(results)
     if tasks:
-        frame = frame[frame["task"].isin(tasks)]
+        frame = frame.loc[frame["task"].isin(tasks)]
     if frame.empty:
         raise UsageError(f"--results {results}: no runs there; lab compare makes some")
     return frame

@@ -1,6 +1,5 @@
 """From names and sizes to specs: every error that a request can have is found here, before anything is written."""
 
-import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -124,16 +123,17 @@ def missing(planned: Sequence[Planned], store: Store) -> list[Planned]:
 
 def tell_plan(planned: Sequence[Planned], done: int) -> None:
     """Print, before anything runs, what each width and budget came to."""
-    say = functools.partial(print, file=sys.stderr)
-    say(f"{len(planned)} runs, {done} of them done before; {len(planned) - done} to do")
-    seen = set()
+    heads = ("task", "architecture", "budget", "dim", "hidden", "parameters", "FLOPs/token", "steps", "batch")
+    rows: list[tuple[str, ...]] = [heads]
     for each in planned:
         spec = each.spec
-        key = (spec.architecture, spec.task, spec.budget)
-        if key not in seen:
-            seen.add(key)
-            hidden = f", hidden {spec.settings['hidden']}" if spec.settings.get("hidden") else ""
-            say(
-                f"  {spec.architecture} on {spec.task}: dim {spec.dim}{hidden}, {each.parameters:,} parameters, "
-                f"{each.flops_per_token:,.0f} FLOPs a token; {shown(spec.budget)} FLOPs are {each.steps:,} steps of {spec.batch}"
-            )
+        row = (spec.task, spec.architecture, shown(spec.budget), spec.dim, spec.settings.get("hidden") or "",
+               f"{each.parameters:,}", f"{each.flops_per_token:,.0f}", f"{each.steps:,}", spec.batch)  # fmt: skip
+        rows.append(tuple(map(str, row)))
+    rows = list(dict.fromkeys(rows))  # seeds differ in nothing that is shown
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print(f"{len(planned)} runs, {done} of them done before; {len(planned) - done} to do", file=sys.stderr)
+    for row in rows:
+        names = [text.ljust(width) for text, width in zip(row[:2], widths[:2], strict=True)]
+        numbers = [text.rjust(width) for text, width in zip(row[2:], widths[2:], strict=True)]
+        print("  " + "  ".join(names + numbers), file=sys.stderr)

@@ -71,6 +71,7 @@ class Run:
     scores: by split, then by name; `accuracy@length=128` is a harder variant, `accuracy[gap=4-7]` a slice.
     flops: training FLOPs used (headline); flops_by_kind: the same by kind; evaluation_flops: apart from the budget.
     seconds: of training alone. state_size: numbers remembered after one training length. peak_memory: bytes of the process.
+    throughput: tokens a second through the backbone, forward and backward, by length.
     reason: why the status is not `done`. refused: harder variants that the architecture cannot read, with its reason.
     """
 
@@ -92,6 +93,7 @@ class Run:
     steps: int = 0
     planned_steps: int = 0
     peak_memory: int = 0
+    throughput: dict[str, float] = field(default_factory=dict)
     reason: str = ""
     refused: dict[str, str] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)

@@ -26,6 +26,7 @@ from lab.evaluation import evaluate_all
 from lab.model import Model, build, build_task, count_parameters, state_size
 from lab.recipe import Recipe
 from lab.run import Run, Spec, Store, write_durably
+from lab.throughput import throughput
 from tasks.task import Batch, Task
 
 CURVE_ROWS = 200
@@ -181,6 +182,7 @@ def train(spec: Spec, store: Store, *, progress: Progress = lambda *_: None, sto
 
     status = "interrupted" if reason == "interrupted" else "diverged" if reason else "done"
     scores, refused = evaluate_all(model, task, precision=spec.precision) if status == "done" else ({}, {})
+    peak = machine.peak_memory()
     cost = model.flops(task.length, task.answers)
     taken = recorder.next
     run = Run(
@@ -201,7 +203,8 @@ def train(spec: Spec, store: Store, *, progress: Progress = lambda *_: None, sto
         tokens=taken * spec.batch * task.length,
         steps=taken,
         planned_steps=steps,
-        peak_memory=machine.peak_memory(),
+        peak_memory=peak,
+        throughput=throughput(model.backbone, spec.precision) if status == "done" else {},
         reason=reason,
         refused=refused,
         environment=machine.environment() | {"process": process},
@@ -239,6 +242,7 @@ def _fit(learner: Learner, recorder: Recorder, batches: Batches, folder: Path, s
         except Interrupted:
             return "interrupted"
     trainer.save_checkpoint(checkpoint)
+    learner.to(trainer.strategy.root_device)  # Lightning leaves the model on the CPU; it is to be scored where it was trained
     return ""
 
 

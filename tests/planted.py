@@ -107,6 +107,13 @@ class ZeroStart(Mean):
         return self.gate * super().mix(x)
 
 
+class ShieldedLeak(ZeroStart):
+    """A leak that an output starting at zero hides at first."""
+
+    def mix(self, x):
+        return self.gate * x / x.square().mean(1, keepdim=True).sqrt().clamp_min(1e-6)
+
+
 class LongConvolution(Mean):
     """Healthy: a complex diagonal state space as a convolution by FFT, after a short depthwise one."""
 
@@ -509,6 +516,7 @@ FAULTS: list[tuple[type[Backbone], int, str]] = [  # the law that must refuse it
     (ExplodingGradient, 1, "is not finite after backward of length 4096"),
     (BatchNorm, 2, "train()"),
     (NormOverTime, 2, "was replaced|were replaced"),
+    (ShieldedLeak, 2, "output at position"),
     (Circular, 2, "output at position 0 changed by"),
     (Sorting, 2, "output at position"),
     (Pooling, 2, "output at position"),

@@ -9,10 +9,18 @@ from lab.run import Run, Spec, Store
 
 RECIPE = {"lr": 3e-3, "warmup": 0.05, "final": 0.1, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1, "clip": 1.0}
 ENVIRONMENT = {
-    "python": "3.11.7", "torch": "2.13.0", "lightning": "2.6.6", "numpy": "2.4.6", "commit": "1f3a9c07d2" * 4,
-    "system": "Linux-6.1-x86_64", "processor": "Example CPU @ 2.50GHz", "device": "cpu", "cores": 2, "threads": 1,
+    "python": "3.11.7",
+    "torch": "2.13.0",
+    "lightning": "2.6.6",
+    "numpy": "2.4.6",
+    "commit": "1f3a9c07d2" * 4,
+    "system": "Linux-6.1-x86_64",
+    "processor": "Example CPU @ 2.50GHz",
+    "device": "cpu",
+    "cores": 2,
+    "threads": 1,
     "process": {"malloc_keeps_blocks": True, "matmul_precision": "highest"},
-}  # fmt: skip
+}
 QUALITY = {  # mean score of transformer, linear_rnn, lstm
     "recall": (0.962, 0.431, 0.118),
     "copying": (0.871, 0.655, 0.648),
@@ -33,10 +41,21 @@ def spec(architecture="transformer", task="recall", seed=0, **changes):
     """A spec as the planner would make it."""
     name = task.partition(":")[0]
     made = Spec(
-        architecture=architecture, settings={}, dim=64, depth=2, task=task, task_settings={}, code={}, data="", budget=1e11,
-        batch=512 // LENGTHS.get(name, 64), seed=seed, precision="float32", recipe=RECIPE,
-    )  # fmt: skip
-    return replace(made, data="9f2c41aa7b" * 6 if name == "text" else "", **changes)
+        architecture=architecture,
+        settings={},
+        dim=64,
+        depth=2,
+        task=task,
+        task_settings={},
+        code={},
+        data="",
+        budget=1e11,
+        batch=512 // LENGTHS.get(name, 64),
+        seed=seed,
+        precision="float32",
+        recipe=RECIPE,
+    )
+    return replace(made, **{"data": "9f2c41aa7b" * 6 if name == "text" else ""} | changes)
 
 
 def run(of: Spec, score: float | None, **changes) -> Run:
@@ -55,24 +74,47 @@ def run(of: Spec, score: float | None, **changes) -> Run:
     shape = [] if score is None else np.linspace(1, 0.25, 4)
     better = dict(zip((64, 128, 256, 512), shape, strict=False))
     if score is not None and task == "recall":
-        test |= {f"accuracy[gap={a}-{2 * a - 1}]": float(np.clip(score * better[64 << i] + rng.normal(0, 0.02), 0, 1))
-                 for i, a in enumerate((1, 2, 4, 8))} | {"accuracy[gap=16-]": score * 0.2}  # fmt: skip
-        test |= {f"accuracy@pairs={p},length={n}": float(np.clip(score * f + rng.normal(0, 0.02), 0, 1))
-                 for p, n, f in ((4, 128, 0.8), (4, 256, 0.45), (8, 128, 0.5))}  # fmt: skip
+        test |= {
+            f"accuracy[gap={a}-{2 * a - 1}]": float(np.clip(score * better[64 << i] + rng.normal(0, 0.02), 0, 1))
+            for i, a in enumerate((1, 2, 4, 8))
+        } | {"accuracy[gap=16-]": score * 0.2}
+        test |= {
+            f"accuracy@pairs={p},length={n}": float(np.clip(score * f + rng.normal(0, 0.02), 0, 1))
+            for p, n, f in ((4, 128, 0.8), (4, 256, 0.45), (8, 128, 0.5))
+        }
     if score is not None and task == "copying":
         test |= {f"accuracy[place={i}]": float(np.clip(score * (1.1 - 0.05 * i), 0, 1)) for i in range(8)}
         test |= {"accuracy@tokens=8,length=128": score * 0.5, "accuracy@tokens=16,length=128": score * 0.3}
     if score is not None and text:
         test |= {"bits_per_byte@length=1024": score * (1.3 if architecture == "transformer" else 0.99)}
     made = Run(
-        id=of.id, spec=of, status="done", scores={"validation": {"loss": test["loss"], metric: score}, "test": test},
-        metric=metric, higher_is_better=not text, baselines=BASELINES.get(task, {"chance": 0.1}),
-        flops=int(steps * 3 * per_token * length * of.batch), flops_by_kind={"contraction": 9, "mixing": 1, "pointwise": 0},
-        evaluation_flops=10**9, flops_per_token=per_token, parameters=101_000 + 7 * len(architecture) * length,
+        id=of.id,
+        spec=of,
+        status="done",
+        scores={"validation": {"loss": test["loss"], metric: score}, "test": test},
+        metric=metric,
+        higher_is_better=not text,
+        baselines=BASELINES.get(task, {"chance": 0.1}),
+        flops=int(steps * 3 * per_token * length * of.batch),
+        flops_by_kind={"contraction": 9, "mixing": 1, "pointwise": 0},
+        evaluation_flops=10**9,
+        flops_per_token=per_token,
+        parameters=101_000 + 7 * len(architecture) * length,
         state_size={"transformer": 4 * 64 * length, "linear_rnn": 256}.get(architecture, 512),
-        seconds=tokens / (1.4e5 * SPEED.get(architecture, 0.5)) * float(rng.uniform(0.97, 1.05)), tokens=tokens, steps=steps,
-        planned_steps=steps, peak_memory=4 * 10**8, environment=ENVIRONMENT,
-    )  # fmt: skip
+        seconds=tokens / (1.4e5 * SPEED.get(architecture, 0.5)) * float(rng.uniform(0.97, 1.05)),
+        tokens=tokens,
+        steps=steps,
+        planned_steps=steps,
+        peak_memory=4 * 10**8,
+        throughput={
+            str(n): 1.5e5
+            * SPEED.get(architecture, 0.5)
+            / (1 + n / 700 * (architecture == "transformer"))
+            * float(rng.uniform(0.95, 1.05))
+            for n in (64, 256, 1024, 4096)
+        },
+        environment=ENVIRONMENT,
+    )
     return replace(made, **changes)
 
 
@@ -87,9 +129,14 @@ def publish(root, made: Run, loss_from: float | None = None) -> Run:
         every = max(1, made.planned_steps // 200)
         for step in range(every, made.steps + 1, every):
             share = step / max(made.planned_steps, 1)
-            loss = (final or 1.0) + (start - (final or 1.0)) * np.exp(-9 * share**0.7) + rng.normal(0, 0.03)
-            row = {"step": step, "tokens": made.tokens * step // made.steps, "flops": made.flops * step // made.steps,
-                   "seconds": made.seconds * step / made.steps, "loss": float(max(loss, 1e-3))}  # fmt: skip
+            loss = ((final or 1.0) + (start - (final or 1.0)) * np.exp(-9 * share**0.7)) * np.exp(rng.normal(0, 0.08))
+            row = {
+                "step": step,
+                "tokens": made.tokens * step // made.steps,
+                "flops": made.flops * step // made.steps,
+                "seconds": made.seconds * step / made.steps,
+                "loss": float(max(loss, 1e-3)),
+            }
             file.write(json.dumps(row) + "\n")
     return made
 
@@ -104,7 +151,15 @@ def store(root, architectures=("transformer", "linear_rnn", "lstm"), tasks=tuple
                 means = QUALITY.get(task.partition(":")[0], (0.7, 0.6, 0.5))
                 one = run(spec(architecture, task, seed), float(np.clip(means[i % 3] + rng.normal(0, 0.012), 0, 10)))
                 if (architecture, task, seed) == ("lstm", "copying", 2):
-                    one = replace(one, status="diverged", scores={}, reason="loss was nan at step 212", steps=211)
+                    one = replace(
+                        one,
+                        status="diverged",
+                        scores={},
+                        reason="loss was nan at step 121",
+                        steps=120,
+                        flops=one.flops * 120 // one.steps,
+                        tokens=one.tokens * 120 // one.steps,
+                    )
                 if (architecture, task, seed) == ("linear_rnn", "digits", 1):
                     one = replace(
                         one,
@@ -127,9 +182,11 @@ def store(root, architectures=("transformer", "linear_rnn", "lstm"), tasks=tuple
 def hostile(root) -> list[Run]:
     """Long names, variants, a lone run, a seed that is missing, an architecture that always diverged, null scores, markup."""
     long = "recall:length=128,pairs=8,vocabulary=64"
-    made = [run(spec(name, long, seed), 0.9 - 0.2 * i + 0.01 * seed)
-            for i, name in enumerate(("transformer", "transformer:preset=gpt2,heads=8", "my_architecture:width_of_kernel=15"))
-            for seed in range(3 - (i == 1))]  # fmt: skip
+    made = [
+        run(spec(name, long, seed), 0.9 - 0.2 * i + 0.01 * seed)
+        for i, name in enumerate(("transformer", "transformer:preset=gpt2,heads=8", "my_architecture:width_of_kernel=15"))
+        for seed in range(3 - (i == 1))
+    ]
     diverged = {"status": "diverged", "scores": {}, "reason": "loss was <script>alert(1)</script>", "steps": 100}
     made += [replace(run(spec("lstm", long, seed), None), **diverged) for seed in range(3)]
     made += [run(spec("gru", long, 0), None), run(spec("s4", "digits", 0), 0.9)]

@@ -6,7 +6,7 @@ import torch
 import lab
 from lab import plugins
 from lab.conformance import check
-from lab.laws.subject import noise
+from lab.laws.subject import Subject, noise
 from lab.model import count_parameters, state_size
 
 FORMS = [
@@ -16,6 +16,15 @@ FORMS = [
     "transformer:preset=gpt2,max_length=20",
     "linear_rnn:states=10,mlp=gelu",
     "lstm:mlp=none",
+    "linear_rnn:gate=mingru",
+    "linear_rnn:gate=rglru",
+    "s4:kernel=diagonal",
+    "s4:kernel=diagonal,init=lin,discretisation=zoh",
+    "rwkv:version=4",
+    "rwkv:version=5",
+    "rwkv:version=6",
+    "deltanet:gate=scalar",
+    "mamba:version=1",
 ]
 NAMES = plugins.names("architectures")
 
@@ -47,8 +56,9 @@ def build(form: str, causal: bool = True, dim: int = 16, depth: int = 2):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_without_causality_the_first_output_depends_on_the_last_input(name):
-    model, x = build(name, causal=False), noise(1, 33, 16).requires_grad_()
-    model(x)[0, 0].sum().backward()
+    subject = Subject(name, plugins.load("architectures", name), 16, 2, {})
+    model, x = subject.awake(causal=False), noise(1, 33, 16).requires_grad_()
+    (model(x)[0, 0] * noise(16)).sum().backward()
     assert x.grad is not None
     assert (x.grad.abs().amax(2)[0] > 0).all()
 

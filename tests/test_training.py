@@ -213,6 +213,8 @@ def test_too_long_for_learned_positions_is_refused_by_name_not_scored(tmp_path):
     assert set(run.refused) == {"tokens=8,length=128", "tokens=16,length=128"}
     assert "max_length=64" in run.refused["tokens=8,length=128"]
     assert not any("@" in name for name in run.scores["test"])
+    assert set(run.throughput) == {"64"}
+    assert run.throughput["64"] > 0
 
 
 def test_changed_data_is_refused(tmp_path):
@@ -239,3 +241,11 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
     with pytest.raises(UsageError, match="is not loaded"):
         training.train(spec, store)
     assert not (tmp_path / "exploded").exists()
+
+
+def test_the_benchmark_times_the_same_steps_on_both_sides():
+    found = bench.loop(PLANNER, "transformer", "copying", 4)
+    assert found["steps"] == 4
+    assert found["lab_ms"] > 0
+    assert found["bare_ms"] > 0
+    assert found["lab_over_bare"] > 0.2

@@ -1,0 +1,42 @@
+"""From records to frames, tables, figures and a report. Reads records, never trains; figures load when they are asked for.
+
+frame, points = results("results"), curves("results")
+print(render(frame))
+write_report(frame, points, "report", "lab compare")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lab.analysis.frame import curves, results
+from lab.analysis.statistics import baselines, pairs, summary, table
+from lab.analysis.text import render
+from lab.analysis.verdicts import verdicts
+
+if TYPE_CHECKING:
+    from lab.analysis.canvas import Chart, write
+    from lab.analysis.plots import quality_against_flops, quality_by_task
+    from lab.analysis.report import draw_all, write_report
+    from lab.analysis.speed import speed_by_task, throughput_against_length
+    from lab.analysis.variants import accuracy_by_slice, recall_against_size
+
+_MODULES = {
+    "canvas": ("Chart", "write"),
+    "plots": ("quality_against_flops", "quality_by_task"),
+    "report": ("draw_all", "write_report"),
+    "speed": ("speed_by_task", "throughput_against_length"),
+    "variants": ("accuracy_by_slice", "recall_against_size"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = [
+    "Chart", "accuracy_by_slice", "baselines", "curves", "draw_all", "pairs", "quality_against_flops", "quality_by_task",
+    "recall_against_size", "render", "results", "speed_by_task", "summary", "table", "throughput_against_length",
+    "verdicts", "write", "write_report",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    # matplotlib takes a third of a second that a table does not need
+    if name in _HOMES:
+        return getattr(import_module(f"lab.analysis.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'lab.analysis' has no attribute {name!r}")

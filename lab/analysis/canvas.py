@@ -2,20 +2,20 @@
 
 import io
 import math
+import pickle
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lab.analysis.styles import Style
 from lab.analysis.text import wrapped_name
@@ -29,17 +29,48 @@ _SHEET = [
     "seaborn-v0_8-ticks",
     "seaborn-v0_8-paper",
     {
-        "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
-        "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
-        "legend.fontsize": 7.5, "axes.titleweight": "bold", "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": "#444444",
-        "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.minor.width": 0.4, "ytick.minor.width": 0.4,
-        "xtick.major.size": 3, "ytick.major.size": 3, "xtick.minor.size": 1.8, "ytick.minor.size": 1.8, "xtick.color": INK,
-        "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e6e6",
-        "grid.linewidth": 0.5, "axes.axisbelow": True, "lines.linewidth": 1.3, "lines.markersize": 4.2, "legend.frameon": False,
-        "svg.hashsalt": "sequence-lab", "svg.fonttype": "none", "figure.facecolor": "white", "savefig.facecolor": "white",
-        "savefig.dpi": 200, "text.usetex": False, "text.parse_math": False, "axes.formatter.use_mathtext": False,
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
+        "font.size": 8,
+        "axes.titlesize": 8.5,
+        "axes.labelsize": 8,
+        "xtick.labelsize": 7,
+        "ytick.labelsize": 7,
+        "legend.fontsize": 7.5,
+        "axes.titleweight": "bold",
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": "#444444",
+        "axes.linewidth": 0.6,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "xtick.minor.width": 0.4,
+        "ytick.minor.width": 0.4,
+        "xtick.major.size": 3,
+        "ytick.major.size": 3,
+        "xtick.minor.size": 1.8,
+        "ytick.minor.size": 1.8,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#e6e6e6",
+        "grid.linewidth": 0.5,
+        "axes.axisbelow": True,
+        "lines.linewidth": 1.3,
+        "lines.markersize": 4.2,
+        "legend.frameon": False,
+        "svg.hashsalt": "sequence-lab",
+        "svg.fonttype": "none",
+        "figure.facecolor": "white",
+        "savefig.facecolor": "white",
+        "savefig.dpi": 200,
+        "text.usetex": False,
+        "text.parse_math": False,
+        "axes.formatter.use_mathtext": False,
     },
-]  # fmt: skip
+]
 
 
 class Chart(Figure):
@@ -57,7 +88,9 @@ def sheet() -> Iterator[None]:
         yield
 
 
-def panels(titles: Sequence[str], height: float = 2.2, across: int | None = None, sharey: bool = False) -> tuple[Chart, list[Axes]]:
+def panels(
+    titles: Sequence[str], height: float = 2.2, across: int | None = None, sharey: bool = False
+) -> tuple[Chart, list[Axes]]:
     """A chart with a titled panel for each name. height: inches a panel."""
     count = len(titles)
     across = across or {1: 1, 2: 2, 4: 2}.get(count, 3)
@@ -65,7 +98,8 @@ def panels(titles: Sequence[str], height: float = 2.2, across: int | None = None
     down = math.ceil(count / across)
     chart = Chart(figsize=(width, height * down + 0.3), layout="constrained")
     FigureCanvasAgg(chart)
-    chart.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.05)  # pyright: ignore[reportOptionalMemberAccess]
+    engine: Any = chart.get_layout_engine()
+    engine.set(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.05)
     grid = chart.subplots(down, across, squeeze=False, sharey="row" if sharey else False)
     flat = list(grid.flat)
     for extra in flat[count:]:
@@ -79,59 +113,73 @@ def legend(chart: Chart, drawn: dict[str, Style], more: Sequence[Line2D] = (), l
     """The styles by name above all panels, where it covers no data."""
     size = chart.get_figwidth()
     keys = [
-        Line2D([], [], label=name, **(style.line if line else {**style.line, "linestyle": "none"})) for name, style in drawn.items()
+        Line2D([], [], label=name, **(style.line if line else {**style.line, "linestyle": "none"}))
+        for name, style in drawn.items()
     ] + list(more)
     longest = max(len(str(key.get_label())) for key in keys)
     across = max(1, min(len(keys), int(size * 72 / (longest * 4.4 + 34))))
     chart.legend(handles=keys, loc="outside upper center", ncols=across, handlelength=3.0 if line else 1.2, columnspacing=1.4)
 
 
-def log_axis(axis: Any) -> None:
-    """Plain labels at the powers of ten, and at more ticks where few powers are in sight."""
+def log_axis(axis: Any, low: float, high: float) -> None:
+    """A logarithmic axis labelled at powers of ten, and between them where few are in sight. low, high: of the data."""
+    few = math.log10(high / low) < 1.7
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=6))
     axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(FuncFormatter(_power))
 
 
-def svg(chart: Figure) -> bytes:
-    """The figure as SVG, the same bytes for the same figure."""
+def _power(value: float, place: int | None = None) -> str:
+    """10\u2079 or 2\u00b710\u2079; plain from 0.01 to 9999."""
+    if 0.01 <= value < 1e4:
+        return f"{value:g}"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    factor = value / 10**exponent
+    raised = str(exponent).translate(
+        str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+    )
+    return f"10{raised}" if abs(factor - 1) < 1e-6 else f"{factor:.3g}\u00b710{raised}"
+
+
+def image(figure: Figure, kind: str, caption: str = "") -> bytes:
+    """The figure as png (200 dots an inch) or svg, with the caption below it: the same bytes for the same figure."""
+    # drawing moves the panels, from where the next drawing would begin: only a copy is drawn
+    fresh = pickle.loads(pickle.dumps(figure))  # noqa: S301  what was dumped here
     buffer = io.BytesIO()
     with sheet():
-        chart.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        if caption:
+            _add(fresh, caption)
+        FigureCanvasAgg(fresh)
+        fresh.draw_without_rendering()
+        fresh.set_layout_engine("none")  # else the panels' places depend on the kind of file
+        nothing = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+        fresh.savefig(buffer, format=kind, metadata=nothing)
     return buffer.getvalue()
 
 
 def write(figure: Figure, data: pd.DataFrame, folder: str | Path, name: str, caption: str) -> list[Path]:
-    """Write <name>.png (200 dots an inch), <name>.svg, both with the caption below the drawing, and <name>.csv with the data.
+    """Write <name>.png and <name>.svg, both with the caption below the drawing, and <name>.csv with the data; the files.
 
-    Drawing twice gives the same bytes. The figure is left as it was.
+    Drawing twice gives the same bytes. The figure stays as it is.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{name}.{kind}" for kind in ("png", "svg", "csv")]
-    with sheet(), _captioned(figure, caption):
-        figure.savefig(files[0], metadata={"Software": None})
-        figure.savefig(files[1], metadata={"Date": None, "Creator": None})
+    files[0].write_bytes(image(figure, "png", caption))
+    files[1].write_bytes(image(figure, "svg", caption))
     data.to_csv(files[2], index=False)
     return files
 
 
-@contextmanager
-def _captioned(figure: Figure, caption: str) -> Iterator[None]:
-    """The caption in small type under the drawing, on paper added for it."""
+def _add(figure: Figure, caption: str) -> None:
+    """Put the caption in small type under the drawing, on paper added for it."""
     width, height = (float(inches) for inches in figure.get_size_inches())
-    lines = textwrap.wrap(caption, max(30, int(width * 20.5)), break_on_hyphens=False)
-    extra = 0.14 * len(lines) + 0.12 if lines else 0.0
+    lines = textwrap.wrap(caption, max(30, int(width * 21.5)), break_on_hyphens=False)
+    extra = 0.14 * len(lines) + 0.12
     whole = height + extra
     engine: Any = figure.get_layout_engine()
-    figure.set_size_inches(width, whole)
     engine.set(rect=(0, extra / whole, 1, height / whole))
+    figure.set_size_inches(width, whole)
     note = figure.text(0.01, 0.06 / whole, "\n".join(lines), fontsize=6.4, color=FAINT, va="bottom", linespacing=1.35)
     note.set_in_layout(False)
-    try:
-        yield
-    finally:
-        note.remove()
-        figure.set_size_inches(width, height)
-        engine.set(rect=(0, 0, 1, 1))
-
-
-matplotlib.use("agg", force=False)

@@ -13,13 +13,22 @@ from lab.run import SCHEMA
 COLUMNS = (
     "id", "status", "architecture", "task", "dim", "depth", "seed", "budget", "batch", "precision", "lr", "length", "params",
     "flops", "tokens", "steps", "planned_steps", "flops_per_token", "evaluation_flops", "state_size", "seconds",
-    "peak_memory", "metric", "higher_is_better", "score", "loss", "chance", "baselines", "refused", "reason", "settings",
-    "recipe", "code", "data", "commit", "device", "processor", "threads", "started", "environment",
+    "peak_memory", "metric", "higher_is_better", "score", "loss", "chance", "baselines", "refused", "throughput", "reason",
+    "settings", "recipe", "code", "data", "commit", "device", "processor", "threads", "started", "environment",
 )  # fmt: skip
 """Columns of every frame of results; `test.<name>` and `validation.<name>` follow for each score."""
 CURVE_COLUMNS = ("id", "architecture", "task", "budget", "seed", "step", "tokens", "flops", "seconds", "loss")
 _FROM_SPEC = ("architecture", "task", "dim", "depth", "seed", "precision", "batch")
-_FROM_RECORD = ("flops", "tokens", "steps", "planned_steps", "seconds", "peak_memory", "flops_per_token", "evaluation_flops")
+_FROM_RECORD = (
+    "flops",
+    "tokens",
+    "steps",
+    "planned_steps",
+    "seconds",
+    "peak_memory",
+    "flops_per_token",
+    "evaluation_flops",
+)
 _FROM_ENVIRONMENT = ("commit", "device", "processor", "threads", "started")
 
 
@@ -28,8 +37,8 @@ def results(path: str | Path = "results") -> pd.DataFrame:
 
     budget, flops: training FLOPs. score: the test score by `metric`. loss: nats, test split. length: positions of a training
     sequence. peak_memory: bytes. settings, recipe, code: canonical JSON, so that equal is equal. baselines, refused,
-    environment: dictionaries. What a record lacks is missing; keys that are not known are kept out. Records that cannot be
-    read, or that a newer lab made, are left out with one warning that names them.
+    throughput, environment: dictionaries. What a record lacks is missing; keys that are not known are kept out. Records that
+    cannot be read, or that a newer lab made, are left out with one warning that names them.
     """
     rows, broken = [], []
     for folder in _folders(path):
@@ -126,6 +135,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         "chance": baselines.get("chance"),
         "baselines": baselines,
         "refused": record.get("refused") or {},
+        "throughput": record.get("throughput") or {},
         "reason": record.get("reason") or "",
         "settings": _canonical({"architecture": spec.get("settings"), "task": spec.get("task_settings")}),
         "recipe": _canonical(recipe),

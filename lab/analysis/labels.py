@@ -1,9 +1,15 @@
 """What may share a row or a column of a comparison, and short words for names and numbers."""
 
+# what pandas' own hints say of a selection is a union of everything
+# pyright: reportAttributeAccessIssue=false
+# pyright: reportGeneralTypeIssues=false
+# pyright: reportReturnType=false
+
 import json
 import re
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 _APART_AS_COLUMNS = ("budget", "precision", "data")
@@ -20,7 +26,7 @@ def labelled(frame: pd.DataFrame) -> pd.DataFrame:
     """
     if {"row", "column"} <= set(frame.columns):
         return frame
-    made = frame.copy()
+    made = frame.sort_values(["task", "architecture", "budget", "seed", "id"], ignore_index=True)  # sums depend on the order
     made["column"] = made["task"].astype(object)
     for name in _APART_AS_COLUMNS:
         made["column"] += _difference(made, ["task"], name, " at ")
@@ -55,6 +61,16 @@ def _word(name: str, values: pd.Series) -> Any:
     return lambda value: f"{_SHORT.get(name, '')}{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
+def natural(name: str) -> list[Any]:
+    """A key to sort names by, with numbers in them as numbers: length=128 before length=1024."""
+    return [(1, float(part)) if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def columns_of(frame: pd.DataFrame, name: str = "column") -> list[str]:
+    """The distinct names in a column of a frame, in natural order."""
+    return sorted(set(frame[name]), key=natural)
+
+
 def family(label: str) -> str:
     """The architecture's or task's name at the start of a label."""
     return re.split(r"[: ]", label, maxsplit=1)[0]
@@ -69,7 +85,7 @@ def measure(frame: pd.DataFrame) -> tuple[str, bool]:
     return METRICS.get(metric, metric.replace("_", " ")), bool(known["higher_is_better"].iloc[0])
 
 
-def quantity(value: float) -> str:
+def quantity(value: float | np.number) -> str:
     """Three digits and, from ten thousand on, a power of ten or k and M: 512, 23.4k, 1.2M, 3e12."""
     if pd.isna(value):
         return "-"
@@ -102,12 +118,21 @@ def conditions(frame: pd.DataFrame) -> dict[str, str]:
     together = [int(seed) for seed in seeds] == list(range(len(seeds))) and len(seeds) > 2
     return {
         "budget": f"{budgets} training FLOPs a run",
-        "seeds": f"seeds 0 to {len(seeds) - 1}" if together else f"seed{'s' * (len(seeds) > 1)} {several([str(s) for s in seeds])}",
+        "seeds": f"seeds 0 to {len(seeds) - 1}"
+        if together
+        else f"seed{'s' * (len(seeds) > 1)} {several([str(s) for s in seeds])}",
         "precision": several(sorted(frame["precision"].unique())),
         "convention": "FLOPs are contraction + mixing, training = 3 x forward",
         "interval": "intervals are 95 % t-intervals over seeds, from 3 seeds on",
         "runs": outcome(frame),
     }
+
+
+def caption(frame: pd.DataFrame, shown: str, interval: bool = True) -> str:
+    """What a figure shows, then the conditions of the comparison."""
+    facts = conditions(frame)
+    seeds = facts["seeds"].capitalize() + (f"; {facts['interval']}" if interval else "")
+    return f"{shown} {facts['budget']}; {facts['convention']}. {seeds}. Precision {facts['precision']}. {facts['runs']}."
 
 
 def outcome(frame: pd.DataFrame) -> str:

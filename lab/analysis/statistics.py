@@ -5,13 +5,17 @@ over the seeds they share (a seed fixes the order of the data for both), Holm-co
 score have no part in a mean; they are counted beside it.
 """
 
+# what pandas' own hints say of a selection is a union of everything
+# pyright: reportArgumentType=false
+# pyright: reportGeneralTypeIssues=false
+
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit  # scipy.stats takes a second to import
 
-from lab.analysis.labels import labelled
+from lab.analysis.labels import columns_of, labelled
 
 FEWEST = 3
 """Seeds from which on an interval is given."""
@@ -105,7 +109,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     floor = baselines(frame).rename(columns={"name": "row", "value": "mean"}).assign(kind="baseline")
     whats = ["mean", "half_width", "seeds", "runs", "diverged", "failed", "best"]
     made = pd.concat([cells, floor]).pivot(index=["kind", "row"], columns="column", values=whats)
-    made = made.swaplevel(axis=1).reindex(columns=pd.MultiIndex.from_product([sorted(set(frame["column"])), whats]))
+    made = made.swaplevel(axis=1).reindex(columns=pd.MultiIndex.from_product([columns_of(frame), whats]))
     chance_first = sorted(made.index, key=lambda key: (key[0], key[1] != "chance" and key[0] == "baseline", key[1]))
     return made.reindex(chance_first)
 

@@ -1,8 +1,8 @@
 """Colour, marker and dash of every architecture: the same in every figure, whatever else is drawn.
 
-Colours are Okabe and Ito's without the yellow, which is too pale on white, then Petroff's; both are made for colour-blind
-readers, and marker and dash say the same once more. An architecture that is not in the table takes what its name hashes to,
-colours of the others in the figure left out; a variant keeps its family's colour.
+Colours are Okabe and Ito's without the yellow, too pale on white, then Petroff's without the pale cyan; both were made for
+colour-blind readers, and marker and dash say the same once more. An architecture that is not in the table takes what its name
+hashes to, colours of the others in the figure left out; a variant keeps its family's colour.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from lab.analysis.labels import family
 _OKABE_ITO = {"black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73", "blue": "#0072B2",
               "vermilion": "#D55E00", "purple": "#CC79A7"}  # fmt: skip
 _PETROFF = {"azure": "#3F90DA", "red": "#BD1F01", "grey": "#94A4A2", "violet": "#832DB6", "brown": "#A96B59",
-            "amber": "#E76300", "tan": "#B9AC70", "slate": "#717581", "pale": "#92DADD"}  # fmt: skip
+            "amber": "#E76300", "tan": "#B9AC70", "slate": "#717581", "gold": "#FFA90E"}  # fmt: skip
 COLOURS = _OKABE_ITO | _PETROFF
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 SOLID = (0, ())
@@ -35,8 +35,8 @@ _TABLE = {  # colour, marker, dash
     "gla": ("grey", "D", 1),
     "deltanet": ("tan", "s", 3),
     "hyena": ("slate", "^", 0),
-    "mlstm": ("pale", "v", 2),
-    "hybrid": ("amber", "P", 5),
+    "mlstm": ("gold", "v", 2),
+    "hybrid": ("amber", "p", 5),
 }
 
 
@@ -61,8 +61,9 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
     colours = {name: COLOURS[_TABLE[name][0]] for name in families if name in _TABLE}
     for name in families:
         if name not in colours:
-            free = [colour for colour in COLOURS.values() if colour not in colours.values()] or list(COLOURS.values())
-            colours[name] = free[_hash(name) % len(free)]
+            start, every = _hash(name), list(COLOURS.values())
+            around = [every[(start + i) % len(every)] for i in range(len(every))]
+            colours[name] = next((colour for colour in around if colour not in colours.values()), around[0])
     looks: dict[str, tuple[str, int]] = {}
     for name in sorted(names, key=lambda name: (name not in _TABLE, name)):
         if name in _TABLE:
@@ -75,6 +76,12 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
         around = [(MARKERS[(start + i) % len(MARKERS)], (start + i) % len(DASHES)) for i in range(len(MARKERS))]
         looks[name] = next((look for look in around if look[0] not in markers), around[0])
     return {name: Style(colours[family(name)], looks[name][0], DASHES[looks[name][1]]) for name in names}
+
+
+def only(looks: dict[str, Style], names: Iterable[str]) -> dict[str, Style]:
+    """The styles of these names, in the order of all."""
+    wanted = set(names)
+    return {name: style for name, style in looks.items() if name in wanted}
 
 
 def _hash(name: str) -> int:

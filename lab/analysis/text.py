@@ -1,12 +1,18 @@
 """The table of a comparison for the terminal: plain text, at most WIDTH columns wide where names allow."""
 
+# what pandas' own hints say of a selection is a union of everything
+# pyright: reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false
+# pyright: reportGeneralTypeIssues=false
+# pyright: reportOperatorIssue=false
+
 import re
 import textwrap
 from collections.abc import Sequence
 
 import pandas as pd
 
-from lab.analysis.labels import conditions, labelled, measure, quantity, several, span
+from lab.analysis.labels import columns_of, conditions, labelled, measure, quantity, several, span
 from lab.analysis.statistics import baselines, leaders, summary
 from lab.analysis.verdicts import verdicts
 
@@ -47,15 +53,16 @@ def cell(row: pd.Series, best: bool) -> str:
 
 def _scores(frame: pd.DataFrame) -> str:
     cells, floors, best = summary(frame), baselines(frame), leaders(frame)
-    columns, rows = sorted(set(frame["column"])), sorted(set(frame["row"]))
-    filled = {
-        (row["row"], row["column"]): cell(row, best.get(row["column"]) == row["row"]) for _, row in cells.iterrows()
-    }
+    columns, rows = columns_of(frame), columns_of(frame, "row")
+    filled = {(row["row"], row["column"]): cell(row, best.get(row["column"]) == row["row"]) for _, row in cells.iterrows()}
     floor_names = list(dict.fromkeys(sorted(floors["name"], key=lambda name: (name != "chance", name))))
-    below = {(name, column): score(value) for name, column, value in zip(floors["name"], floors["column"], floors["value"], strict=True)}
+    below = {
+        (name, column): score(value)
+        for name, column, value in zip(floors["name"], floors["column"], floors["value"], strict=True)
+    }
     blocks = []
     for some in _fitting(columns):
-        heads = [wrapped_name(column, 18) + [_unit(frame, column)] for column in some]
+        heads = [[*wrapped_name(column, 18), _unit(frame, column)] for column in some]
         body = [[name, *(filled.get((name, column), "") for column in some)] for name in rows]
         floor = [[name, *(below.get((name, column), "") for column in some)] for name in floor_names]
         blocks.append(_grid(["", *("\n".join(head) for head in heads)], body, [line for line in floor if any(line[1:])]))
@@ -76,28 +83,47 @@ def _fitting(columns: list[str]) -> list[list[str]]:
 def _costs(frame: pd.DataFrame) -> str:
     lines = []
     for row, part in frame.groupby("row", sort=True):
-        ran = part[part["seconds"] > 0]
+        ran = part[(part["status"] == "done") & (part["seconds"] > 0)]
         speed = ran["tokens"] / ran["seconds"]
         shape = several(sorted({f"{dim}x{depth}" for dim, depth in zip(part["dim"], part["depth"], strict=True)}), "or")
         shape = shape if len(shape) <= 20 else f"{span(part['dim'])} x {span(part['depth'])}"
         known = part[part["params"] > 0]
-        lines.append([
-            str(row), shape, span(known["params"]), span(known["flops_per_token"]),
-            quantity(part.loc[part["status"] == "done", "flops"].mean()), span(part["state_size"]), span(speed.groupby(ran["column"]).mean()),
-        ])  # fmt: skip
-    heads = ["", "dim x depth", "parameters", "FLOPs/token\nforward", "FLOPs spent\nmean", "state size\nnumbers", "tokens/s\ntraining"]
+        lines.append(
+            [
+                str(row),
+                shape,
+                span(known["params"]),
+                span(known["flops_per_token"]),
+                quantity(part.loc[part["status"] == "done", "flops"].mean()),
+                span(part["state_size"]),
+                span(speed.groupby(ran["column"]).mean()),
+            ]
+        )
+    heads = [
+        "",
+        "dim x depth",
+        "parameters",
+        "FLOPs/token\nforward",
+        "FLOPs spent\nmean",
+        "state size\nnumbers",
+        "tokens/s\ntraining",
+    ]
     return _grid(heads, lines, [])
 
 
 def _conditions(frame: pd.DataFrame) -> str:
     facts = conditions(frame)
-    lines = ["; ".join(facts[name] for name in ("runs", "budget", "seeds", "precision")) + ".",
-             f"± and *: {facts['interval']}; * is best and told apart from every other (paired t-test over shared seeds, Holm).",
-             f"{facts['convention']}; the intervals leave out what the choice of test examples adds."]  # fmt: skip
+    lines = [
+        "; ".join(facts[name] for name in ("runs", "budget", "seeds", "precision")) + ".",
+        f"± and *: {facts['interval']}; * is best and told apart from every other (paired t-test over shared seeds, Holm).",
+        f"{facts['convention']}; the intervals leave out what the choice of test examples adds.",
+    ]
     lost = frame[frame["status"] != "done"]
     for (row, column, status, reason), part in lost.groupby(["row", "column", "status", "reason"], sort=True):
-        lines.append(f"{row} on {column}: {status}, seed{'s' * (len(part) > 1)} {several([str(s) for s in sorted(part['seed'])])}: "
-                     f"{' '.join(str(reason).split()) or 'no reason given'}")  # fmt: skip
+        lines.append(
+            f"{row} on {column}: {status}, seed{'s' * (len(part) > 1)} {several([str(s) for s in sorted(part['seed'])])}: "
+            f"{' '.join(str(reason).split()) or 'no reason given'}"
+        )
     return "\n".join(_wrapped(line) for line in lines)
 
 
@@ -112,7 +138,7 @@ def _wrapped(line: str) -> str:
 def wrapped_name(name: str, width: int) -> list[str]:
     """A name in lines of about `width`, broken after its commas and colons only."""
     lines = [""]
-    for part in re.split(r"(?<=[,:]) ?|(?= at )", name):
+    for part in re.split(r"(?<=[,:]) ?|(?= at | by )", name):
         if lines[-1] and len(lines[-1] + part) > width:
             lines.append("")
         lines[-1] += part
@@ -129,7 +155,11 @@ def _grid(heads: Sequence[str], body: list[list[str]], floor: list[list[str]]) -
         padded = [[""] * (tall - len(part)) + part if bottom else part + [""] * (tall - len(part)) for part in split]
         return [list(line) for line in zip(*padded, strict=True)]
 
-    groups = [lines(heads, bottom=True), [line for row in body for line in lines(row)], [line for row in floor for line in lines(row)]]
+    groups = [
+        lines(heads, bottom=True),
+        [line for row in body for line in lines(row)],
+        [line for row in floor for line in lines(row)],
+    ]
     widths = [max(len(line[i]) for group in groups for line in group) for i in range(len(heads))]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     shown = [

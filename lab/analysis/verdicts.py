@@ -1,8 +1,15 @@
 """What the scores say, in sentences that claim no more than the seeds allow."""
 
+# what pandas' own hints say of a selection is a union of everything
+# pyright: reportArgumentType=false
+# pyright: reportGeneralTypeIssues=false
+# pyright: reportReturnType=false
+
+from itertools import pairwise
+
 import pandas as pd
 
-from lab.analysis.labels import labelled, measure, several
+from lab.analysis.labels import columns_of, labelled, measure, several
 from lab.analysis.statistics import FEWEST, baselines, pairs, ranking, summary
 
 
@@ -11,7 +18,8 @@ def verdicts(frame: pd.DataFrame) -> dict[str, str]:
     frame = labelled(frame)
     tests, cells, floors = pairs(frame), summary(frame), baselines(frame)
     said = {}
-    for column, part in frame.groupby("column", sort=True):
+    for column in columns_of(frame):
+        part = frame[frame["column"] == column]
         mine = cells[cells["column"] == column].set_index("row")
         order = ranking(part)
         clauses = [
@@ -19,7 +27,7 @@ def verdicts(frame: pd.DataFrame) -> dict[str, str]:
             *_floors(order, mine, floors[floors["column"] == column], measure(part)[1]),
             *_losses(mine),
         ]
-        said[str(column)] = "; ".join(clauses)
+        said[column] = "; ".join(clauses)
     return said
 
 
@@ -28,8 +36,10 @@ def _order(order: list[str], tests: pd.DataFrame, cells: pd.DataFrame) -> str:
         return "no run has a score"
     if len(order) == 1:
         return f"only {order[0]} has a score, so there is nothing to compare"
-    known = {frozenset((a, b)): (apart, count) for a, b, apart, count in
-             zip(tests["a"], tests["b"], tests["apart"], tests["seeds"], strict=True)}  # fmt: skip
+    known = {
+        frozenset((a, b)): (apart, count)
+        for a, b, apart, count in zip(tests["a"], tests["b"], tests["apart"], tests["seeds"], strict=True)
+    }
 
     def tied(a: str, b: str) -> bool:
         return not known[frozenset((a, b))][0]
@@ -42,7 +52,7 @@ def _order(order: list[str], tests: pd.DataFrame, cells: pd.DataFrame) -> str:
     level = [name for name in rest if tied(first, name)]
     behind = [name for name in rest if name not in level]
     if not level:
-        return "; ".join([f"{first} leads {_gap(first, rest[0], tests)}", *_among(behind, tied)])
+        return "; ".join([f"{first} leads, ahead of {_gap(first, rest[0], tests)}", *_among(behind, tied)])
     top = [first, *level]
     clauses = [f"{several(top, 'and')} cannot be told apart" if not thin(top) else _thin(top, cells)]
     if behind:
@@ -63,7 +73,7 @@ def _thin(names: list[str], cells: pd.DataFrame) -> str:
     return f"{several(names)} cannot be told apart ({has} {number}; {FEWEST} shared seeds are needed)"
 
 
-def _among(names: list[str], tied) -> list[str]:  # noqa: ANN001
+def _among(names: list[str], tied) -> list[str]:
     """How those behind the leader stand to one another: best first, equals together."""
     if len(names) < 2:
         return []
@@ -71,7 +81,14 @@ def _among(names: list[str], tied) -> list[str]:  # noqa: ANN001
     if len(unclear) == len(names) * (len(names) - 1) // 2:
         return [f"{several(names)} cannot be told apart"]
     if not unclear:
-        return [f"then {', then '.join(names)}"]
+        return [
+            ", ".join(
+                [
+                    f"{names[0]} is ahead of {names[1]}",
+                    *(f"{a} of {b}" for a, b in pairwise(names[1:])),
+                ]
+            )
+        ]
     return [f"{a} and {b} cannot be told apart" for a, b in unclear]
 
 
@@ -94,12 +111,14 @@ def _named(baseline: str) -> str:
 
 def _beats(cell: pd.Series, value: float, higher: bool) -> bool:
     margin = cell["half_width"] if pd.notna(cell["half_width"]) else 0.0
-    return cell["mean"] - margin > value if higher else cell["mean"] + margin < value
+    return bool(cell["mean"] - margin > value if higher else cell["mean"] + margin < value)
 
 
 def _losses(cells: pd.DataFrame) -> list[str]:
     clauses = []
     for status in ("diverged", "failed", "interrupted"):
         lost = cells[cells[status] > 0]
-        clauses += [f"{row} {status} in {n} of {of} runs" for row, n, of in zip(lost.index, lost[status], lost["runs"], strict=True)]
+        clauses += [
+            f"{row} {status} in {n} of {of} runs" for row, n, of in zip(lost.index, lost[status], lost["runs"], strict=True)
+        ]
     return clauses

@@ -18,7 +18,7 @@ from lab.laws.subject import EXACT, Broken, Subject, difference, largest, noise
 def holds(subject: Subject) -> str:
     """What is worth knowing where the law holds; raises where it does not."""
     for train in (False, True):
-        model = subject.build(torch.float64).train(train)
+        model = subject.awake(torch.float64).train(train)
         for length in subject.lengths(2, 7, 67, 131) if train else subject.lengths(2, 7, 67, 131, 515):
             cuts = _cuts(length)
             if len(cuts):

@@ -17,7 +17,7 @@ from lab.laws.subject import EXACT, SEED, Broken, Subject, difference, largest, 
 def holds(subject: Subject) -> str:
     """What is worth knowing where the law holds; raises where it does not."""
     for causal, train in itertools.product(subject.forms, (False, True)):
-        model = subject.build(torch.float64, causal=causal).train(train)
+        model = subject.awake(torch.float64, causal=causal).train(train)
         for length in subject.lengths(1, 33):
             _rows(subject, model, noise(3, length, subject.dim, dtype=torch.float64))
     _seeds(subject)

@@ -14,7 +14,7 @@ COARSE = 0.1  # root mean square, bfloat16 against float32
 
 def holds(subject: Subject) -> str:
     """What is worth knowing where the law holds; raises where it does not."""
-    model = subject.build()
+    model = subject.awake()
     off = _bfloat16_is_off_by(subject, model)
     for length in (1025, LONG + 1):
         try:

@@ -17,7 +17,7 @@ FEWER = (1, 2, 17, 61)  # without causality
 def holds(subject: Subject) -> str:
     """What is worth knowing where the law holds; raises where it does not."""
     for causal, dtype in itertools.product(subject.forms, (torch.float32, torch.float64)):
-        model = subject.build(dtype, causal=causal)
+        model = subject.awake(dtype, causal=causal)
         for length in subject.lengths(*(LENGTHS if causal else FEWER)):
             subject.read_finite(model, noise(2, length, subject.dim, dtype=dtype))
         for scale in (0, 1e3):
@@ -29,7 +29,7 @@ def holds(subject: Subject) -> str:
 
 def _finite_gradients(subject: Subject) -> None:
     x = noise(1, subject.longest, subject.dim).requires_grad_()
-    model = subject.build()
+    model = subject.awake()
     y = subject.read(model, x)
     subject.doing = f"backward of length {subject.longest}"
     (y * noise(*y.shape, seed=1)).sum().backward()

@@ -20,14 +20,14 @@ CLOSE = 2e-4  # relative to the largest output, float32
 def holds(subject: Subject) -> str:
     """What is worth knowing where the law holds; raises where it does not."""
     for dtype, tolerance in ((torch.float64, EXACT), (torch.float32, CLOSE)):
-        model = subject.build(dtype)
+        model = subject.awake(dtype)
         for length in subject.lengths(1, 2, 17, 61, 131, LONG):
             x = noise(2, length, subject.dim, dtype=dtype)
             with torch.no_grad():
                 whole = subject.read(model, x)
                 for pieces in _cuts(length):
                     _same_in_pieces(subject, model, x, whole, pieces, tolerance)
-    model = subject.build(torch.float64)
+    model = subject.awake(torch.float64)
     with torch.no_grad():
         _state_is_a_value(subject, model)
     return f"float32 to {CLOSE:g} of the largest output" + (

@@ -34,8 +34,18 @@ class Subject:
     """Whether the lab finds it by name."""
     doing: str = field(default="", init=False)
 
+    def awake(self, dtype: torch.dtype = torch.float32, *, causal: bool = True) -> Backbone:
+        """A new one in evaluation mode, with whatever starts at zero moved: a block that writes nothing would keep any law."""
+        made = self.build(dtype, causal=causal)
+        with torch.no_grad():
+            for seed, parameter in enumerate(made.parameters()):
+                if not parameter.any():
+                    fan_in = parameter.shape[-1] if parameter.ndim > 1 else 16
+                    parameter += noise(*parameter.shape, seed=seed).to(parameter.dtype) / math.sqrt(fan_in)
+        return made
+
     def build(self, dtype: torch.dtype = torch.float32, *, seed: int = SEED, depth: int = 0, causal: bool = True) -> Backbone:
-        """A new one in evaluation mode; `depth` 0 is the one under test."""
+        """A new one in evaluation mode, as it initialises itself; `depth` 0 is the one under test."""
         self.doing = f"building it with dim={self.dim}, depth={depth or self.depth}, causal={causal}"
         default = torch.get_default_dtype()
         try:

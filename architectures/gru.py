@@ -1,0 +1,62 @@
+"""Gated recurrent unit: two gates, one state, and like the LSTM no way to train it in parallel.
+
+    r, z = sigmoid(W x[t] + b + U h[t-1] + b')          reset and update gate
+    n = tanh(W_n x[t] + b_n + r * (U_n h[t-1] + b'_n))
+    h[t] = n + z * (h[t-1] - n)
+
+Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", arXiv:1406.1078, section 2.3, run by torch's own
+kernel. Departure, torch's: the reset gate acts after the product with U_n instead of before it, which is another function.
+Input weights are uniform in +-1/sqrt(dim), recurrent weights orthogonal for each gate, biases zero.
+"""
+
+import math
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from architectures.backbone import Flops, SequenceMap, State
+from architectures.stack import Mixer, Stack, both_ways
+
+
+class Recurrence(SequenceMap):
+    """One GRU layer of `dim` cells; the state is h."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.gru = nn.GRU(dim, dim, batch_first=True)
+        with torch.no_grad():
+            ((from_x, from_h, bias_x, bias_h),) = self.gru.all_weights
+            from_x.uniform_(-1 / math.sqrt(dim), 1 / math.sqrt(dim))
+            for gate in from_h.chunk(3):
+                nn.init.orthogonal_(gate)
+            for bias in (bias_x, bias_h):
+                bias.zero_()
+
+    def init_state(self, batch: int) -> State:
+        return self.zeros(1, batch, self.dim)
+
+    def stream(self, x: Float[Tensor, "batch length dim"], state: State):
+        return self.gru(x, state) if x.shape[1] else (x, state)
+
+    def flops(self, length: int) -> Flops:
+        # mixing: two gates of two products and two biases (3) and a sigmoid; n (biases 2, r, sum, tanh); h (3)
+        return Flops(contraction=12 * self.dim**2, mixing=16 * self.dim) * length
+
+
+class GRU(Stack):
+    """Gated recurrent unit, torch's own kernel. Cho et al., arXiv:1406.1078."""
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        *,
+        causal: bool = True,
+        mlp: Annotated[Mixer, "channel mixer after each recurrence"] = "swiglu",
+        hidden: Annotated[int | None, "hidden width of the channel mixer; none given: 8/3 dim (swiglu) or 4 dim"] = None,
+    ) -> None:
+        layer = both_ways(dim, lambda: Recurrence(dim), causal)
+        super().__init__(dim, depth, layer, causal=causal, mlp=mlp, hidden=hidden)

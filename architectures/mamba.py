@@ -1,0 +1,186 @@
+"""Mamba: a state space whose step, input and output are read from the input, within a gated block of its own.
+
+    version 1   x, z = W_in u;   x = silu(conv(x));   delta', B, C = W_x x;   delta = softplus(W_delta delta' + b)
+                h[t] = exp(delta[t] A) * h[t-1] + delta[t] x[t] B[t]          for each channel, A < 0 for each of its states
+                y[t] = h[t] C[t] + D * x[t];   out = W_out (y * silu(z))
+    version 2   z, x, B, C, delta' = W_in u;   x, B, C = silu(conv(x, B, C));   delta = softplus(delta' + b) for each head
+                S[t] = exp(delta[t] A) S[t-1] + B[t]^T delta[t] x[t]          for each head, A < 0 one number
+                y[t] = C[t] S[t] + D x[t];   out = W_out norm(y * silu(z))
+
+Version 1: Gu & Dao, arXiv:2312.00752, sections 3.2 (selection), 3.4 (block) and 3.6 (real initialisation, rank dim/16). The
+expanded state exists for `SPAN` positions at a time; the backward pass computes it again. Version 2: Dao & Gu,
+arXiv:2405.21060, sections 6 (chunked matrix products) and 7.1 (block); B and C are shared by all heads.
+As in the authors' code: inner width twice dim, convolutions of 4 taps with bias, A = -(1, 2, ..., states) or -U(1, 16) for a
+head, D = 1, softplus(b) log-uniform in [0.001, 0.1], W_delta uniform in +-rank^-1/2, W_out divided by sqrt(depth), no weight
+decay for A, b and D, RMS norm with eps 1e-5. The block has no channel mixer, so `mlp` is none and two layers compare with one of
+others. Departure: embeddings are of the lab's scale.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from architectures.backbone import Flops, SequenceMap, State, Tuning
+from architectures.ops.linear_attention import full_precision, linear_attention, linear_attention_flops, step_bias
+from architectures.ops.scan import scan
+from architectures.ops.short_convolution import ShortConvolution
+from architectures.stack import NORM, Mixer, Stack, both_ways
+
+SPAN = 64
+UNDECAYED = Tuning(decay=False)
+
+
+def selective_scan(
+    x: Float[Tensor, "batch length channels"],
+    delta: Float[Tensor, "batch length channels"],
+    A: Float[Tensor, "channels states"],
+    B: Float[Tensor, "batch length states"],
+    C: Float[Tensor, "batch length states"],
+    state: Float[Tensor, "batch channels states"],
+) -> tuple[Float[Tensor, "batch length channels"], Float[Tensor, "batch channels states"]]:
+    """All h[t] C[t], and the last h."""
+    outputs = []
+    for span in zip(*(tensor.split(SPAN, 1) for tensor in (x, delta, B, C)), strict=True):
+        y, state = checkpoint(_expanded_scan, A, state, *span, use_reentrant=False, preserve_rng_state=False)
+        outputs.append(y)
+    return torch.cat(outputs, 1), state
+
+
+def selective_scan_definition(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The recurrence as it is written."""
+    out = []
+    for t in range(x.shape[1]):
+        state = torch.exp(delta[:, t, :, None] * A) * state + (delta[:, t] * x[:, t])[..., None] * B[:, t, None]
+        out.append((state * C[:, t, None]).sum(-1))
+    return torch.stack(out, 1), state
+
+
+def selective_scan_flops(length: int, channels: int, states: int) -> Flops:
+    """Contraction: reading h. Mixing: delta A, exp, the product with B and a multiply-add for each state; delta x."""
+    return Flops(contraction=2 * channels * states, mixing=5 * channels * states + channels) * length
+
+
+def _expanded_scan(A: Tensor, state: Tensor, x: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    decay = (delta[..., None] * A).exp().flatten(2)
+    driven = ((delta * x)[..., None] * B[:, :, None]).flatten(2)
+    h = scan(decay, driven, state.flatten(1)).unflatten(2, A.shape)
+    return (h @ C[..., None]).squeeze(-1), h[:, -1]
+
+
+class Selective(SequenceMap):
+    """The block of version 1; the state is that of the convolution and of every channel."""
+
+    tuned: ClassVar[Mapping[str, Tuning]] = dict.fromkeys(("log_A", "D", "delta.bias"), UNDECAYED)
+
+    def __init__(self, dim: int, states: int, depth: int) -> None:
+        super().__init__()
+        inner, self.dim, self.states, self.rank = 2 * dim, dim, states, math.ceil(dim / 16)
+        self.into = nn.Linear(dim, 2 * inner, bias=False)
+        self.convolution = ShortConvolution(inner, bias=True)
+        self.select = nn.Linear(inner, self.rank + 2 * states, bias=False)
+        self.delta = nn.Linear(self.rank, inner)
+        nn.init.uniform_(self.delta.weight, -(self.rank**-0.5), self.rank**-0.5)
+        self.delta.bias = nn.Parameter(step_bias(inner))
+        self.log_A = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out = nn.Linear(inner, dim, bias=False)
+        self.out.weight.data /= math.sqrt(depth)
+
+    def init_state(self, batch: int) -> State:
+        return self.convolution.init_state(batch), self.zeros(batch, 2 * self.dim, self.states)
+
+    def stream(self, x: Float[Tensor, "batch length dim"], state: State):
+        if not x.shape[1]:
+            return x, state
+        recent, h = state
+        u, z = self.into(x).chunk(2, -1)
+        u, recent = self.convolution.stream(u, recent)
+        u = F.silu(u)
+        low, B, C = self.select(u).split([self.rank, self.states, self.states], -1)
+        delta = F.softplus(F.linear(low, self.delta.weight).to(h.dtype) + self.delta.bias)
+        u = u.to(h.dtype)
+        with full_precision(h):
+            y, h = selective_scan(u, delta, -self.log_A.exp(), B.to(h.dtype), C.to(h.dtype), h)
+        return self.out((y + self.D * u) * F.silu(z)), (recent, h)
+
+    def flops(self, length: int) -> Flops:
+        inner = 2 * self.dim
+        contraction = 2 * inner * (2 * self.dim + 2 * self.rank + 2 * self.states + self.dim)
+        # bias, softplus and skip (2); silu twice and a product
+        each = Flops(contraction, mixing=4 * inner, pointwise=9 * inner)
+        return selective_scan_flops(length, inner, self.states) + self.convolution.flops(length) + each * length
+
+
+class Dual(SequenceMap):
+    """The block of version 2; the state is that of the convolution, and one matrix for each head."""
+
+    tuned: ClassVar[Mapping[str, Tuning]] = dict.fromkeys(("log_A", "D", "delta_bias"), UNDECAYED)
+
+    def __init__(self, dim: int, states: int, width: int, depth: int) -> None:
+        super().__init__()
+        inner, self.dim, self.states, self.width, self.heads = 2 * dim, dim, states, width, 2 * dim // width
+        self.into = nn.Linear(dim, 2 * inner + 2 * states + self.heads, bias=False)
+        self.convolution = ShortConvolution(inner + 2 * states, bias=True)
+        self.delta_bias = nn.Parameter(step_bias(self.heads))
+        self.log_A = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
+        self.D = nn.Parameter(torch.ones(self.heads))
+        self.norm = nn.RMSNorm(inner, eps=1e-5)
+        self.out = nn.Linear(inner, dim, bias=False)
+        self.out.weight.data /= math.sqrt(depth)
+
+    def init_state(self, batch: int) -> State:
+        return self.convolution.init_state(batch), self.zeros(batch, self.heads, self.states, self.width)
+
+    def stream(self, x: Float[Tensor, "batch length dim"], state: State):
+        if not x.shape[1]:
+            return x, state
+        inner, (recent, S) = 2 * self.dim, state
+        z, xBC, delta = self.into(x).split([inner, inner + 2 * self.states, self.heads], -1)
+        xBC, recent = self.convolution.stream(xBC, recent)
+        u, B, C = F.silu(xBC).to(S.dtype).split([inner, self.states, self.states], -1)
+        delta = F.softplus(delta.to(S.dtype) + self.delta_bias)
+        u = rearrange(u, "b l (h w) -> b l h w", h=self.heads)
+        y, S = linear_attention(C[:, :, None], B[:, :, None], delta[..., None] * u, -self.log_A.exp() * delta, S)
+        y = rearrange(y + self.D[:, None] * u, "b l h w -> b l (h w)")
+        return self.out(self.norm(y * F.silu(z))), (recent, S)
+
+    def flops(self, length: int) -> Flops:
+        inner, convolved = 2 * self.dim, 2 * self.dim + 2 * self.states
+        contraction = 2 * self.dim * (inner + convolved + self.heads) + 2 * inner * self.dim
+        # delta x and skip (2); bias and softplus of delta and its product with A; silu twice, product, norm
+        each = Flops(contraction, mixing=3 * inner + 3 * self.heads, pointwise=4 * convolved + (5 + NORM) * inner)
+        attended = linear_attention_flops(length, self.heads, self.states, self.width, groups=1)
+        return attended + self.convolution.flops(length) + each * length
+
+
+class Mamba(Stack):
+    """Selective state space. Gu & Dao, arXiv:2312.00752; as state-space duality, Dao & Gu, arXiv:2405.21060."""
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        *,
+        causal: bool = True,
+        version: Annotated[Literal[1, 2], "1: every channel and state decays by itself; 2: every head"] = 2,
+        states: Annotated[int | None, "states of a channel; none given: 16, or 128 in version 2"] = None,
+        width: Annotated[int | None, "channels of a head of version 2; none given: the most that divide 2 dim, up to 64"] = None,
+        mlp: Annotated[Mixer, "channel mixer after each block"] = "none",
+        hidden: Annotated[int | None, "hidden width of the channel mixer; none given: 8/3 dim (swiglu) or 4 dim"] = None,
+    ) -> None:
+        states = states or (16 if version == 1 else 128)
+        width = width or max(size for size in range(1, 65) if 2 * dim % size == 0)
+        if width < 1 or 2 * dim % width:
+            raise ValueError(f"width={width} must divide the inner width, twice dim={dim}")
+
+        def layer() -> SequenceMap:
+            return Selective(dim, states, depth) if version == 1 else Dual(dim, states, width, depth)
+
+        super().__init__(dim, depth, both_ways(dim, layer, causal), causal=causal, mlp=mlp, hidden=hidden)

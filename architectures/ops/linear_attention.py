@@ -1,0 +1,227 @@
+"""Recurrences whose state is a matrix S of keys by values, one for each head, each read out as y[t] = q[t] S[t].
+
+    linear attention   S[t] = diag(a[t]) S[t-1] + k[t]^T v[t]                   a: a number for each head, or one for each key
+    delta rule         S[t] = a[t] (I - beta[t] k[t]^T k[t]) S[t-1] + beta[t] k[t]^T v[t]         a: a number for each head
+
+Fast forms work in chunks: products within, a recurrence between. A sequence is cut into whole chunks and, for what is left,
+smaller powers of two, so nothing is padded. Every decay in use is a product of decays in [0, 1], built without a difference
+or a quotient, so that none overflows and none loses digits:
+
+* a number for each head: the sums of log decays between all pairs of a chunk (Dao & Gu, arXiv:2405.21060, section 6);
+* one for each key (Yang et al., arXiv:2312.06635, section 4): blocks are joined in pairs up to a chunk, and across the border
+  queries have decayed since the border and keys until it, where e^G q and e^-G k about the chunk's start would overflow;
+* delta rule (Yang et al., arXiv:2406.06484, section 3; with decay arXiv:2412.06464, section 3.3): with D[i, j] the decay from j
+  to i, the written values are U = (I + A)^-1 diag(beta) (V - e^G K S), A[i, j] = beta[i] D[i, j] k[i] k[j] for j < i.
+
+The state's dtype is the dtype of all of it, whatever autocast says.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from architectures.backbone import Flops
+from architectures.ops.scan import scan, scan_flops
+
+CHUNK = 32
+
+Queries = Float[Tensor, "batch length #heads key"]
+Values = Float[Tensor, "batch length heads value"]
+Matrices = Float[Tensor, "batch heads key value"]
+
+
+def linear_attention(
+    q: Queries, k: Queries, v: Values, log_decay: Float[Tensor, "#batch length heads"], state: Matrices
+) -> tuple[Values, Matrices]:
+    """All y and the last S, a decay for each head. Queries and keys of one head serve all."""
+    return _in_chunks(_linear, state, q, k, v, log_decay)
+
+
+def gated_linear_attention(
+    q: Queries, k: Queries, v: Values, decay: Float[Tensor, "batch length heads key"], state: Matrices
+) -> tuple[Values, Matrices]:
+    """All y and the last S, a decay for each key."""
+    return _in_chunks(_gated, state, q, k, v, decay)
+
+
+def delta_rule(
+    q: Queries,
+    k: Queries,
+    v: Values,
+    beta: Float[Tensor, "batch length heads"],
+    log_decay: Float[Tensor, "batch length heads"] | None,
+    state: Matrices,
+) -> tuple[Values, Matrices]:
+    """All y and the last S; no `log_decay` is no decay."""
+    return _in_chunks(_delta, state, q, k, v, beta, *(() if log_decay is None else (log_decay,)))
+
+
+def linear_attention_definition(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The recurrence as it is written; `decay` ends in an axis of keys, or of one."""
+    out = []
+    for t in range(v.shape[1]):
+        state = decay[:, t, :, :, None] * state + k[:, t, :, :, None] * v[:, t, :, None, :]
+        out.append((q[:, t, :, :, None] * state).sum(-2))
+    return torch.stack(out, 1), state
+
+
+def delta_rule_definition(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The recurrence as it is written."""
+    out = []
+    for t in range(v.shape[1]):
+        state = decay[:, t, :, None, None] * state
+        error = v[:, t] - (k[:, t, :, :, None] * state).sum(-2)
+        state = state + (beta[:, t, :, None] * k[:, t])[..., None] * error[:, :, None, :]
+        out.append((q[:, t, :, :, None] * state).sum(-2))
+    return torch.stack(out, 1), state
+
+
+def linear_attention_flops(length: int, heads: int, key: int, value: int, *, groups: int | None = None) -> Flops:
+    """`groups`: the heads of queries and keys where they are fewer.
+
+    Contraction in a chunk: scores, their product with the values, the state's update and its reading. Mixing: sum, exp and
+    product for each pair; two for each position's decay, and of the values it decays, reads and adds; the carry.
+    """
+    total = Flops()
+    for chunks, size in pieces(length):
+        contraction = 2 * size**2 * (key * (groups or heads) + value * heads) + 4 * size * key * value * heads
+        mixing = heads * (3 * size * (size - 1) // 2 + size * (2 + 3 * value)) + _carry_flops(heads, key, value)
+        total = total + Flops(contraction, mixing) * chunks
+    return total
+
+
+def gated_linear_attention_flops(length: int, heads: int, key: int, value: int) -> Flops:
+    """Contraction: as many scores as there are earlier positions in the chunk, times keys and values; update and reading.
+
+    Mixing: each position by itself (q k) v and its decay of q; for each doubling of the blocks, half of the queries, keys
+    and outputs, and a block's decay; what was read is added; the carry.
+    """
+    total = Flops()
+    for chunks, size in pieces(length):
+        contraction = size * (size - 1) * (key + value) + 4 * size * key * value
+        doublings = (size.bit_length() - 1) * size // 2 * (2 * key + value) + (size - 1) * key
+        mixing = size * (3 * key + 2 * value) + doublings
+        total = total + Flops(heads * contraction, heads * mixing + _carry_flops(heads, key, value)) * chunks
+    return total
+
+
+def delta_rule_flops(length: int, heads: int, key: int, value: int, *, decays: bool) -> Flops:
+    """Contraction: keys with keys, queries with keys, scores with values, and the state met by keys, queries and update.
+
+    Mixing: beta on earlier pairs and on the right sides, the triangular solve, the state taken off the values, the update and
+    what was read added; and with a decay: sum, exp and two products for each pair, two for each position and its three
+    products with keys and queries, and the decay of the state.
+    """
+    total = Flops()
+    for chunks, size in pieces(length):
+        contraction = 2 * size**2 * (2 * key + value) + 6 * size * key * value
+        pairs = size * (size - 1) // 2
+        mixing = pairs + size * (key + value) + 2 * pairs * (key + value) + 2 * size * value + key * value
+        if decays:
+            mixing += 4 * pairs + size * (2 + 3 * key) + key * value
+        total = total + Flops(contraction, mixing) * (heads * chunks)
+    return total
+
+
+def full_precision(state: Tensor) -> AbstractContextManager:
+    """No autocast, where there is any."""
+    device = state.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
+def step_bias(count: int) -> Float[Tensor, " count"]:
+    """Initial biases whose softplus is log-uniform in [0.001, 0.1], for steps and decays read from the input."""
+    step = torch.exp(math.log(0.001) + torch.rand(count) * math.log(100))
+    return step + torch.log(-torch.expm1(-step))
+
+
+def pieces(length: int) -> list[tuple[int, int]]:
+    """How many chunks of which size a sequence is cut into, in order."""
+    sizes = [(length // CHUNK, CHUNK)]
+    sizes += [(1, 1 << bit) for bit in reversed(range(CHUNK.bit_length() - 1)) if length % CHUNK >> bit & 1]
+    return [(chunks, size) for chunks, size in sizes if chunks]
+
+
+def _in_chunks(form: Callable[..., tuple[Tensor, Tensor]], state: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """`form` on one group of equal chunks after the other; each input is seen as (batch, chunks, heads, size, ...)."""
+    cuts = pieces(inputs[0].shape[1])
+    groups = zip(*(x.to(state.dtype).split([chunks * size for chunks, size in cuts], 1) for x in inputs), strict=True)
+    outputs = []
+    with full_precision(state):
+        for (_, size), group in zip(cuts, groups, strict=True):
+            y, state = form(state, *(rearrange(x, "b (n c) h ... -> b n h c ...", c=size) for x in group))
+            outputs.append(rearrange(y, "b n h c v -> b (n c) h v"))
+    return torch.cat(outputs, 1), state
+
+
+def _linear(state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> tuple[Tensor, Tensor]:
+    decay, so_far, to_end = _decays(log_decay)
+    # heads that share their queries and keys lie side by side as columns of one matrix
+    apart, joined = "b n (g r) i v", "b n g i (r v)"
+    heads = {"g": q.shape[2], "r": v.shape[2] // q.shape[2]}
+    added = rearrange(k.mT @ rearrange(v * to_end, f"{apart} -> {joined}", **heads), f"{joined} -> {apart}", **heads)
+    before, state = _carry(so_far[..., -1:, :], added, state)
+    read = rearrange(q @ rearrange(before, f"{apart} -> {joined}", **heads), f"{joined} -> {apart}", **heads)
+    return (q @ k.mT * decay) @ v + so_far * read, state
+
+
+def _gated(state: Tensor, q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
+    size = v.shape[3]
+    y, values = (q * k).sum(-1, keepdim=True) * v, v
+    # p blocks of s positions: in each, q has decayed since its start, k until its end, and all in all by `decay`
+    q, k, v, y, decay = (x.unsqueeze(-2) for x in (q * decay, k, v, y, decay))
+    for _ in range(size.bit_length() - 1):
+        pairs = (rearrange(x, "b n h (p two) s x -> two b n h p s x", two=2).unbind() for x in (q, k, v, y, decay))
+        (q1, q2), (k1, k2), (v1, v2), (y1, y2), (a1, a2) = pairs
+        y2 = y2 + (q2 @ k1.mT) @ v1
+        q, k = torch.cat([q1, q2 * a1], -2), torch.cat([k1 * a2, k2], -2)
+        v, y, decay = torch.cat([v1, v2], -2), torch.cat([y1, y2], -2), a1 * a2
+    q, k, y, decay = (x.squeeze(3) for x in (q, k, y, decay))
+    before, state = _carry(decay.mT, k.mT @ values, state)
+    return y + q @ before, state
+
+
+def _delta(
+    state: Tensor, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    system, scores = k @ k.mT, (q @ k.mT).tril()
+    seen, kept, whole = k, k, [None] * v.shape[1]
+    if log_decay is not None:
+        decay, so_far, to_end = _decays(log_decay)
+        system, scores = system * decay, scores * decay
+        q, seen, kept, whole = q * so_far, k * so_far, k * to_end, so_far[..., -1:, :].unbind(1)
+    beta = beta[..., None]
+    # the solver reads the strict lower triangle only
+    new = torch.linalg.solve_triangular(system * beta, torch.cat([v, seen], -1) * beta, upper=False, unitriangular=True)
+    new, reach = new.split([v.shape[-1], k.shape[-1]], -1)
+    before, written = [], []
+    for new_n, reach_n, kept_n, whole_n in zip(new.unbind(1), reach.unbind(1), kept.mT.unbind(1), whole, strict=True):
+        before.append(state)
+        written.append(new_n - reach_n @ state)
+        state = (state if whole_n is None else whole_n * state) + kept_n @ written[-1]
+    return scores @ torch.stack(written, 1) + q @ torch.stack(before, 1), state
+
+
+def _decays(log_decay: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """In each chunk: the decay after j up to i, 0 where j > i; as columns, the decay up to each position and from it on."""
+    size = log_decay.shape[3]
+    seen = torch.ones(size, size, dtype=torch.bool, device=log_decay.device).tril()
+    sums = log_decay[..., None].expand(*log_decay.shape, size).masked_fill(~seen.tril(-1), 0).cumsum(-2)
+    decay = sums.masked_fill(~seen, -torch.inf).exp()
+    return decay, log_decay.cumsum(3).exp()[..., None], decay[..., -1, :, None]
+
+
+def _carry(decay: Tensor, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The state before each chunk and after the last, where a chunk decays it and adds to it."""
+    after = scan(decay.expand(added.shape).flatten(2), added.flatten(2), state.flatten(1)).view(added.shape)
+    first, last = after.split([after.shape[1] - 1, 1], 1)
+    return torch.cat([state[:, None], first], 1), last.squeeze(1)
+
+
+def _carry_flops(heads: int, key: int, value: int) -> int:
+    return scan_flops(1, heads * key * value, is_complex=False)

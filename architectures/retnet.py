@@ -1,0 +1,92 @@
+"""RetNet: linear attention whose state turns and decays at fixed rates, a different one for each head.
+
+    S[t] = gamma R S[t-1] + k[t]^T v[t];   y[t] = q[t] S[t] / sqrt(width);   out = W_o (silu(W_g x) * norm_head(y))
+
+gamma = 1 - 2^(-5 - head); R turns the keys' pair m by the angle 10000^(-m / (pairs - 1)), which is rotary positions in q and k.
+Sun et al., "Retentive Network", arXiv:2307.08621: equations 1 to 7 (chunks) and 8 (gamma, gate); details after the authors'
+torchscale: values twice as wide as keys, an RMS norm of each head without weights, Xavier initial weights of gain 2^-2.5, and
+1/2 for W_o. The paper's normalisations of the scores cancel in that norm and are left out.
+The state is kept in the frame of its last position, so that no position is counted.
+Departure: the shared pre-norm block with the shared channel mixer; the paper's is `mlp=gelu` with `hidden` twice dim.
+"""
+
+import math
+from typing import Annotated
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from architectures.backbone import Flops, SequenceMap, State
+from architectures.ops.linear_attention import linear_attention, linear_attention_flops
+from architectures.stack import NORM, Mixer, Stack, both_ways
+
+
+def turn(x: Float[Tensor, "*batch width"], angle: Float[Tensor, "*#batch pairs"]) -> Float[Tensor, "*batch width"]:
+    """Turn each pair (x[2m], x[2m + 1])."""
+    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    return torch.stack([first * cos - second * sin, second * cos + first * sin], -1).flatten(-2)
+
+
+class Retention(SequenceMap):
+    """Multi-scale retention; the state is one matrix for each head."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.dim, self.heads = dim, heads
+        self.q, self.k = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.v, self.gate = nn.Linear(dim, 2 * dim, bias=False), nn.Linear(dim, 2 * dim, bias=False)
+        self.out = nn.Linear(2 * dim, dim, bias=False)
+        for linear in (self.q, self.k, self.v, self.gate):
+            nn.init.xavier_uniform_(linear.weight, gain=2**-2.5)
+        nn.init.xavier_uniform_(self.out.weight, gain=2**-1)
+
+    def log_decay(self, device: torch.device) -> Float[Tensor, " heads"]:
+        """log gamma in float64."""
+        return torch.log1p(-(2.0 ** (-5 - torch.arange(self.heads, dtype=torch.float64, device=device))))
+
+    def init_state(self, batch: int) -> State:
+        return self.zeros(batch, self.heads, self.dim // self.heads, 2 * self.dim // self.heads)
+
+    def stream(self, x: Float[Tensor, "batch length dim"], state: State):
+        length, width = x.shape[1], self.dim // self.heads
+        if not length:
+            return x, state
+        split = "b l (h w) -> b l h w"
+        q, k, v = (rearrange(map(x).to(state.dtype), split, h=self.heads) for map in (self.q, self.k, self.v))
+        frequency = 10_000 ** -torch.linspace(0, 1, width // 2, dtype=torch.float64, device=x.device)
+        angle = torch.arange(1, length + 1, device=x.device)[:, None, None] * frequency
+        log_decay = self.log_decay(x.device).to(state.dtype).expand(1, length, -1)
+        y, state = linear_attention(turn(q, angle), turn(k, angle) / math.sqrt(width), v, log_decay, state)
+        state = turn(state.mT, -length * frequency).mT
+        y = rearrange(F.rms_norm(y, y.shape[-1:], eps=1e-6), "b l h w -> b l (h w)")
+        return self.out(F.silu(self.gate(x)) * y), state
+
+    def flops(self, length: int) -> Flops:
+        keys, values = self.dim // self.heads, 2 * self.dim // self.heads
+        turned = 3 * self.heads * keys * values  # the state, once
+        # rotations (3 for each of q and k), the scale of k, norm, silu and product
+        each = Flops(contraction=16 * self.dim**2, pointwise=7 * self.dim + (NORM + 5) * 2 * self.dim)
+        return linear_attention_flops(length, self.heads, keys, values) + Flops(mixing=turned) + each * length
+
+
+class RetNet(Stack):
+    """Retention: linear attention with fixed decay and rotation. Sun et al., arXiv:2307.08621."""
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        *,
+        causal: bool = True,
+        heads: Annotated[int, "heads, each with its own decay"] = 4,
+        mlp: Annotated[Mixer, "channel mixer after each retention"] = "swiglu",
+        hidden: Annotated[int | None, "hidden width of the channel mixer; none given: 8/3 dim (swiglu) or 4 dim"] = None,
+    ) -> None:
+        if heads < 1 or dim % (2 * heads):
+            raise ValueError(f"heads={heads} must divide dim={dim} into even parts (positions turn pairs)")
+        layer = both_ways(dim, lambda: Retention(dim, heads), causal)
+        super().__init__(dim, depth, layer, causal=causal, mlp=mlp, hidden=hidden)

@@ -1,0 +1,190 @@
+"""The GRU and the attentive LSTM against their equations written as loops, their initial weights and their cost."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from architectures import lstm_attention
+from architectures.gru import GRU, Recurrence
+from architectures.lstm_attention import Lookback, LSTMAttention
+from lab.counter import Counter
+from lab.laws.subject import noise
+from lab.model import count_parameters
+
+LENGTHS = [1, 2, 7, 33, 64]
+
+
+def double(*shape: int, seed: int = 0) -> Tensor:
+    return noise(*shape, dtype=torch.float64, seed=seed)
+
+
+def close(got: Tensor, want: Tensor, tolerance: float = 1e-12) -> None:
+    torch.testing.assert_close(got, want, rtol=0, atol=tolerance)
+
+
+def gru_definition(layer: Recurrence, x: Tensor, h: Tensor) -> Tensor:
+    ((w, u, b, c),) = layer.gru.all_weights
+    out = []
+    for now in x.unbind(1):
+        (r_x, z_x, n_x), (r_h, z_h, n_h) = F.linear(now, w, b).chunk(3, 1), F.linear(h, u, c).chunk(3, 1)
+        r, z = torch.sigmoid(r_x + r_h), torch.sigmoid(z_x + z_h)
+        n = torch.tanh(n_x + r * n_h)
+        h = (1 - z) * n + z * h
+        out.append(h)
+    return torch.stack(out, 1)
+
+
+def look_back_definition(layer: Lookback, x: Tensor, past: Tensor) -> Tensor:
+    """For the LSTM's states h of x, after the states `past`: one query and one key at a time."""
+    h = torch.cat([past, x], 1)
+    v, out = layer.score.weight[0], []
+    for t in range(past.shape[1], h.shape[1]):
+        context = torch.zeros_like(h[:, 0])
+        if t:
+            query = layer.query(h[:, t])
+            scores = torch.stack([torch.tanh(query + layer.key(h[:, j])) @ v for j in range(t)], 1)
+            powers = torch.exp(scores)
+            for j in range(t):
+                context = context + (powers[:, j] / powers.sum(1))[:, None] * h[:, j]
+        out.append(context)
+    return torch.stack(out, 1)
+
+
+def gradients(y: Tensor, wanted: list[Tensor]) -> list[Tensor]:
+    return list(torch.autograd.grad((y * noise(*y.shape, dtype=y.dtype, seed=9)).sum(), wanted))
+
+
+@pytest.mark.parametrize("length", [1, 9, 37])
+def test_gru_is_its_equations(length):
+    torch.manual_seed(0)
+    layer, x = Recurrence(6).double(), double(2, length, 6).requires_grad_()
+    with torch.no_grad():
+        for bias in layer.gru.all_weights[0][2:]:
+            bias.copy_(double(18))
+    start = double(1, 2, 6, seed=2)
+    fast, slow = layer.stream(x, start)[0], gru_definition(layer, x, start[0])
+    close(fast, slow)
+    wanted = [x, *layer.parameters()]
+    for got, want in zip(gradients(fast, wanted), gradients(slow, wanted), strict=True):
+        close(got, want, 1e-11)
+
+
+@pytest.mark.parametrize(("past", "length"), [(0, 1), (0, 2), (0, 13), (5, 1), (3, 22), (0, 31)])
+@pytest.mark.parametrize("pairs", [4, 2**15])
+def test_looking_back_is_its_equation(past, length, pairs, monkeypatch):
+    monkeypatch.setattr(lstm_attention, "PAIRS", pairs)
+    torch.manual_seed(0)
+    layer, h, old = Lookback(6, 5).double(), double(2, length, 6).requires_grad_(), double(2, past, 6, seed=1).requires_grad_()
+    fast = layer.look_back(layer.query(h), layer.key(h), h, layer.key(old), old)
+    slow = look_back_definition(layer, h, old)
+    close(fast, slow)
+    if past or length > 1:
+        wanted = [h, layer.query.weight, layer.query.bias, layer.key.weight, layer.score.weight] + ([old] if past else [])
+        for got, want in zip(gradients(fast, wanted), gradients(slow, wanted), strict=True):
+            close(got, want, 1e-11)
+
+
+def test_attentive_lstm_is_its_equations():
+    torch.manual_seed(0)
+    layer, x = Lookback(6, 5).double(), double(2, 19, 6)
+    with torch.no_grad():
+        h = layer.lstm(x)[0]
+        context = look_back_definition(layer, h, h[:, :0])
+        assert (context[:, 0] == 0).all()
+        close(context[:, 1], h[:, 0])
+        close(layer(x), torch.tanh(torch.cat([h, context], 2) @ layer.out.weight.T))
+
+
+def test_a_long_past_is_read_in_pieces():
+    """4,096 positions in one piece and after a state: every softmax is a mean of what it weighs."""
+    torch.manual_seed(0)
+    layer, x = Lookback(8, 4).double(), double(1, 4096, 8)
+    with torch.no_grad():
+        whole = layer(x)
+        head, state = layer.stream(x[:, :1501], layer.init_state(1))
+        tail, _ = layer.stream(x[:, 1501:], state)
+        close(torch.cat([head, tail], 1), whole, 1e-11)
+        h = layer.lstm(x)[0]
+        scores = layer.score(torch.tanh(layer.query(h[:, -1:]) + layer.key(h[:, :-1])))[..., 0]
+        context = scores.softmax(1)[:, None] @ h[:, :-1]
+        close(whole[:, -1:], torch.tanh(layer.out(torch.cat([h[:, -1:], context], 2))), 1e-11)
+
+
+def test_memory_of_attention_is_bounded(monkeypatch):
+    """Nothing that backward keeps has as many numbers as there are pairs."""
+    monkeypatch.setattr(lstm_attention, "PAIRS", 256)
+    layer, h, kept = Lookback(8, 4), noise(1, 255, 8), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
+        layer.look_back(layer.query(h), layer.key(h), h, layer.key(h[:, :0]), h[:, :0])
+    assert max(kept) <= 9 * 255 * 8
+
+
+def test_gru_initial_weights():
+    torch.manual_seed(0)
+    gru = Recurrence(64).gru
+    for gate in gru.weight_hh_l0.chunk(3):
+        close(gate @ gate.T, torch.eye(64), 1e-5)
+    assert 0.99 / 8 < gru.weight_ih_l0.abs().max() <= 1 / 8
+    assert gru.weight_ih_l0.std().item() == pytest.approx(1 / 8 / math.sqrt(3), rel=0.02)
+    assert not gru.bias_ih_l0.any()
+    assert not gru.bias_hh_l0.any()
+
+
+def test_attentive_lstm_initial_weights():
+    torch.manual_seed(0)
+    lstm = Lookback(64, 16).lstm
+    for gate in lstm.weight_hh_l0.chunk(4):
+        close(gate @ gate.T, torch.eye(64), 1e-5)
+    total = lstm.bias_ih_l0 + lstm.bias_hh_l0
+    assert torch.equal(total, torch.tensor([0.0, 1.0, 0.0, 0.0]).repeat_interleave(64))
+
+
+@pytest.mark.parametrize(("dim", "depth"), [(16, 1), (24, 3)])
+def test_parameter_counts(dim, depth):
+    swiglu = 3 * dim * math.ceil(8 * dim / 3)
+    lstm = 8 * dim**2 + 8 * dim
+    counts = {
+        GRU(dim, depth): 6 * dim**2 + 6 * dim + swiglu + 2 * dim,
+        GRU(dim, depth, mlp="none", causal=False): 2 * (6 * dim**2 + 6 * dim) + dim,
+        LSTMAttention(dim, depth, width=5): lstm + 2 * dim * 5 + 2 * 5 + 2 * dim**2 + swiglu + 2 * dim,
+        LSTMAttention(dim, depth, mlp="none"): lstm + 4 * dim**2 + 2 * dim + dim,
+    }
+    for model, layer in counts.items():
+        assert count_parameters(model) == depth * layer + dim
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_gru_mixing(length):
+    """By position and cell: two biases, a sum and a sigmoid for each gate; n adds r's product; then h."""
+    gate, candidate, state = 2 + 1 + 1, 2 + 1 + 1 + 1, 3
+    assert GRU(6, 3).flops(length).mixing == 3 * length * 6 * (2 * gate + candidate + state)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_attentive_lstm_mixing(length):
+    """By query: each earlier key has a sum and a tanh for each of 5 numbers, and the five operations of a softmax."""
+    total = 0
+    for query in range(length):
+        total += 21 * 6 + sum(5 + 5 + 5 for _ in range(query))
+    assert LSTMAttention(6, 3, width=5).flops(length).mixing == 3 * total
+
+
+@pytest.mark.parametrize("length", [*LENGTHS, 301])
+def test_attention_multiplies_earlier_pairs_only(length, monkeypatch):
+    monkeypatch.setattr(lstm_attention, "PAIRS", 1000)
+    layer = Lookback(6, 5)
+    with torch.no_grad(), Counter() as counter:
+        layer(noise(2, length, 6))
+    assert counter.contraction == 2 * layer.flops(length).contraction
+    assert counter.contraction == 2 * (length * (16 * 36 + 2 * 72 + 4 * 30) + length * (length - 1) // 2 * (2 * 5 + 2 * 6))
+
+
+@pytest.mark.parametrize("cls", [Recurrence, lambda dim: Lookback(dim, 4)])
+def test_sixteen_thousand_positions(cls):
+    torch.manual_seed(0)
+    layer, x = cls(4), noise(1, 16_384, 4)
+    with torch.no_grad():
+        assert layer(x).isfinite().all()
