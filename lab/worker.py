@@ -22,11 +22,15 @@ def main(results: str, plugin_files: list[str]) -> None:
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    def tell(event: str, **more: Any) -> None:
-        events.write(json.dumps({"event": event, **more}) + "\n")
-        events.flush()
-
     orphaned = threading.Event()
+
+    def tell(event: str, **more: Any) -> None:
+        try:
+            events.write(json.dumps({"event": event, **more}) + "\n")
+            events.flush()
+        except BrokenPipeError:
+            orphaned.set()
+
     inbox: queue.Queue[str | None] = queue.Queue()
 
     def listen() -> None:

@@ -204,7 +204,8 @@ def test_the_report_says_what_was_done(page):
                  "loss was nan at step 121",
                  "MemoryError: out of memory", "positions are learned up to 128", "Example CPU @ 2.50GHz", "2.13.0",
                  "9f2c41aa7b",
-                 records.ENVIRONMENT["commit"], "t-interval", "Holm", "34 of 36 runs finished, 1 diverged, 1 failed"):  # fmt: skip
+                 records.ENVIRONMENT["commit"], "t-interval", "Holm",
+                 "34 of 36 runs finished, 1 diverged, 1 failed"):  # fmt: skip
         assert said in words, said
     assert words.index("What the scores say") < words.index("order-3 n-gram") < words.index("How it was made")
 

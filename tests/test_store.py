@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import tempfile
 from dataclasses import replace
 
 import pytest
@@ -93,3 +94,14 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         Store(blocked / "below").check_writable()
     Store(tmp_path / "new" / "folder").check_writable()
     assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_without_permission_is_named(tmp_path, monkeypatch):
+    """Root may write anywhere, so the system's answer is made up."""
+
+    def denied(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", denied)
+    with pytest.raises(UsageError, match=f"--results {tmp_path}: cannot write there .Permission denied."):
+        Store(tmp_path).check_writable()

@@ -31,7 +31,7 @@ def quality_by_task(frame: pd.DataFrame) -> Chart:
     names = columns_of(frame, "row")
     with sheet():
         chart, every = panels(columns, height=1.35 + 0.3 * len(names), sharey=True)
-        chart.get_layout_engine().set(wspace=0.07)  # room for what stands at the right of a panel
+        chart.get_layout_engine().set(wspace=0.07)  # pyright: ignore[reportOptionalMemberAccess]  room for what stands at the right of a panel
         for axes, column in zip(every, columns, strict=True):
             part = frame[frame["column"] == column]
             _dots(axes, part, cells[cells["column"] == column], names, looks)

@@ -14,7 +14,7 @@ from lab.analysis.statistics import FEWEST, baselines, pairs, ranking, summary
 
 
 def verdicts(frame: pd.DataFrame) -> dict[str, str]:
-    """A sentence for each column: who leads, who cannot be told apart, who does not beat a baseline, what failed."""
+    """A sentence for each column: who leads, who cannot be told apart, who is not shown to beat a baseline, what failed."""
     frame = labelled(frame)
     tests, cells, floors = pairs(frame), summary(frame), baselines(frame)
     said = {}
@@ -99,9 +99,11 @@ def _floors(order: list[str], cells: pd.DataFrame, floors: pd.DataFrame, higher:
         beaten_by = [row for row in order if _beats(cells.loc[row], value, higher)]
         losers = [row for row in order if row not in beaten_by]
         if losers and not beaten_by:
-            clauses.append(f"nothing beats {_named(name)}")
+            clauses.append(f"none is shown to beat {_named(name)}")
+            if name == "chance":  # the weakest: the others would only say it again
+                break
         elif losers:
-            clauses.append(f"{several(losers)} {'do' if len(losers) > 1 else 'does'} not beat {_named(name)}")
+            clauses.append(f"{several(losers)} {'are' if len(losers) > 1 else 'is'} not shown to beat {_named(name)}")
     return clauses
 
 
