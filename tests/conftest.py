@@ -1,7 +1,17 @@
 """One thread, and the shapes in the annotations checked at every call."""
 
+import pytest
 import torch
 from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
 install_import_hook(["architectures", "tasks", "lab"], "typecheck.typechecked")
+
+
+@pytest.fixture(autouse=True)
+def no_plug_ins_left_behind(monkeypatch):
+    """Files that a test makes known are forgotten after it."""
+    from lab import plugins  # after the hook above
+
+    monkeypatch.setattr(plugins, "_files", {kind: dict(known) for kind, known in plugins._files.items()})
+    plugins.load.cache_clear()
