@@ -4,6 +4,7 @@ Nothing heavy is imported before a command runs, so that `lab --help` answers at
 """
 
 import builtins
+import os
 import shlex
 import sys
 import time
@@ -393,6 +394,9 @@ def main(argv: list[str] | None = None) -> NoReturn:
         _fail(" ".join(str(error).split()), 2)
     except UsageError as error:
         _fail(str(error), error.exit_code)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except KeyboardInterrupt:
         _fail("interrupted; the same command continues: " + _command(), 75)
     sys.exit(code if isinstance(code, int) else 0)
