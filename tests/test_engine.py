@@ -17,6 +17,7 @@ from lab.run import Store
 
 PLANNER = Planner(Shape(dim=16, depth=1), batch=2)
 SPEC = bench._spec_of(PLANNER, "transformer", "copying", 60)
+pytestmark = pytest.mark.timeout(900)  # whole commands, on machines that may be busy
 LAB = [sys.executable, "-m", "lab"]
 
 
@@ -101,7 +102,7 @@ def test_a_killed_comparison_goes_on_with_the_same_numbers(tmp_path):
     """SIGKILL half way, the same command again: only what is missing is done, and all numbers are those of a calm one."""
     more = ("--architectures", "transformer", "lstm", "--budget", "3e9", "--seeds", "2")
     calm = compare(tmp_path / "calm", *more)
-    out, err = calm.communicate(timeout=280)
+    out, err = calm.communicate(timeout=800)
     assert calm.returncode == 0, err
     expected = scores(tmp_path / "calm")
     assert len(expected) == 8
@@ -117,7 +118,7 @@ def test_a_killed_comparison_goes_on_with_the_same_numbers(tmp_path):
     assert 3 <= len(done) < 8
 
     again = compare(tmp_path / "killed", *more)
-    out, err = again.communicate(timeout=280)
+    out, err = again.communicate(timeout=800)
     assert again.returncode == 0, err
     assert scores(tmp_path / "killed") == expected
     after = {path.parent.name: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("runs/*/run.json")}

@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.timeout(900)
 README = (ROOT / "README.md").read_text("utf-8")
 
 
@@ -16,7 +19,7 @@ def test_the_example_architecture_checks_and_compares(tmp_path):
     check, compare = re.search(r"```\n(lab check my_arch.*?)\n(lab compare.*?)\n```", README, re.S).groups()
     small = f"{compare} --size 5k --seeds 1 --results r".replace("--budget 1e11", "--budget 3e8")
     for command in (check, small):
-        done = subprocess.run([sys.executable, "-m", *command.split()], cwd=tmp_path, capture_output=True, text=True, timeout=280)
+        done = subprocess.run([sys.executable, "-m", *command.split()], cwd=tmp_path, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stdout + done.stderr
     assert "my_arch" in done.stdout
     assert "chance" in done.stdout
