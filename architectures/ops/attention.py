@@ -122,7 +122,8 @@ def rotate(x: Float[Tensor, "*batch length dim"], start: int) -> Float[Tensor, "
     angle = torch.arange(start, start + length, device=x.device, dtype=torch.float64)[:, None] * frequency
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     first, second = x.chunk(2, -1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
+    turned = torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
+    return turned if turned.stride(-1) == 1 else turned.contiguous()  # fused attention asks for it; heads two wide may lack it
 
 
 def sinusoids(start: int, stop: int, like: Float[Tensor, "*any dim"]) -> Float[Tensor, "length dim"]:
