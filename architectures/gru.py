@@ -9,14 +9,13 @@ kernel. Departure, torch's: the reset gate acts after the product with U_n inste
 Input weights are uniform in +-1/sqrt(dim), recurrent weights orthogonal for each gate, biases zero.
 """
 
-import math
 from typing import Annotated
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from architectures.backbone import Flops, SequenceMap, State
+from architectures.ops.gates import initialise_gates
 from architectures.stack import Mixer, Stack, both_ways
 
 
@@ -27,13 +26,7 @@ class Recurrence(SequenceMap):
         super().__init__()
         self.dim = dim
         self.gru = nn.GRU(dim, dim, batch_first=True)
-        with torch.no_grad():
-            ((from_x, from_h, bias_x, bias_h),) = self.gru.all_weights
-            from_x.uniform_(-1 / math.sqrt(dim), 1 / math.sqrt(dim))
-            for gate in from_h.chunk(3):
-                nn.init.orthogonal_(gate)
-            for bias in (bias_x, bias_h):
-                bias.zero_()
+        initialise_gates(self.gru)
 
     def init_state(self, batch: int) -> State:
         return self.zeros(1, batch, self.dim)

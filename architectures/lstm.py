@@ -7,14 +7,13 @@ uniform in +-1/sqrt(dim), recurrent weights orthogonal for each gate, and the fo
 (Jozefowicz et al. 2015, section 2.2).
 """
 
-import math
 from typing import Annotated
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from architectures.backbone import Flops, SequenceMap, State
+from architectures.ops.gates import initialise_gates
 from architectures.stack import Mixer, Stack, both_ways
 
 
@@ -25,14 +24,7 @@ class Recurrence(SequenceMap):
         super().__init__()
         self.dim = dim
         self.lstm = nn.LSTM(dim, dim, batch_first=True)
-        with torch.no_grad():
-            ((from_x, from_h, bias_x, bias_h),) = self.lstm.all_weights
-            from_x.uniform_(-1 / math.sqrt(dim), 1 / math.sqrt(dim))
-            for gate in from_h.chunk(4):
-                nn.init.orthogonal_(gate)
-            for bias in (bias_x, bias_h):
-                bias.zero_()
-            bias_x[dim : 2 * dim] = 1.0  # torch orders the gates i, f, g, o
+        initialise_gates(self.lstm)
 
     def init_state(self, batch: int) -> State:
         return self.zeros(1, batch, self.dim), self.zeros(1, batch, self.dim)

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from architectures.backbone import Flops, SequenceMap, State
+from architectures.ops.gates import initialise_gates
 from architectures.stack import Mixer, Stack, both_ways
 
 PAIRS = 2**15  # pairs of one sequence that are held at once
@@ -40,14 +41,7 @@ class Lookback(SequenceMap):
         self.key = nn.Linear(dim, width, bias=False)
         self.score = nn.Linear(width, 1, bias=False)
         self.out = nn.Linear(2 * dim, dim, bias=False)
-        with torch.no_grad():
-            ((from_x, from_h, bias_x, bias_h),) = self.lstm.all_weights
-            from_x.uniform_(-1 / math.sqrt(dim), 1 / math.sqrt(dim))
-            for gate in from_h.chunk(4):
-                nn.init.orthogonal_(gate)
-            for bias in (bias_x, bias_h):
-                bias.zero_()
-            bias_x[dim : 2 * dim] = 1.0  # torch orders the gates i, f, g, o
+        initialise_gates(self.lstm)
 
     def init_state(self, batch: int) -> State:
         cells = self.zeros(1, batch, self.dim), self.zeros(1, batch, self.dim)
