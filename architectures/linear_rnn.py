@@ -5,7 +5,8 @@
 
 Orvieto et al., "Resurrecting Recurrent Neural Networks for Long Sequences", arXiv:2303.06349: section 3.3 (stable exponential
 parametrisation), lemma 3.2 (ring initialisation), 3.4 (normalisation gamma = log sqrt(1 - |lambda|^2), then learned), and
-appendix A. B has real and imaginary parts N(0, 1/(2 dim)), C N(0, 1/states), D N(0, 1); no conjugate pairs are assumed.
+appendix A. B has real and imaginary parts N(0, 1/(2 dim)), C N(0, 1/states), D N(0, 1); no conjugate pairs are assumed. Real
+parts are the first half of B's rows and of C's columns; the other columns hold -Im C, as Re(C h) needs it.
 Nu, theta, gamma and B train at a quarter of the learning rate and without weight decay, as in the paper's long-range recipes.
 Departure: the layer sits in the shared pre-norm block with the shared channel mixer, where the paper has a GLU.
 
@@ -31,7 +32,7 @@ from torch.nn import functional as F
 
 from architectures.backbone import Flops, SequenceMap, State, Tuning
 from architectures.ops.gated_recurrence import MIN_GRU, RG_LRU, min_gru, rg_lru
-from architectures.ops.scan import scan, scan_flops
+from architectures.ops.scan import planar_scan, planes, scan_flops
 from architectures.stack import Mixer, Stack, both_ways
 
 
@@ -40,14 +41,15 @@ class LRU(SequenceMap):
 
     tuned: ClassVar[Mapping[str, Tuning]] = {name: Tuning(lr_scale=0.25, decay=False) for name in ("nu", "theta", "gamma", "B")}
 
-    def __init__(self, dim: int, states: int, r_min: float, r_max: float, phase: float) -> None:
+    def __init__(self, dim: int, states: int, r_min: float, r_max: float, phase: float, normalise: bool = True) -> None:
         super().__init__()
         self.dim, self.states = dim, states
         squared_radius = r_min**2 + torch.rand(states) * (r_max**2 - r_min**2)
         self.nu = nn.Parameter(torch.log(-0.5 * torch.log(squared_radius)))
         self.theta = nn.Parameter(torch.log(phase * torch.rand(states).clamp_min(1e-7)))
         # 1 - |lambda|^2 from logarithms: the difference would cancel as |lambda| nears 1
-        self.gamma = nn.Parameter(0.5 * torch.log(-torch.expm1(torch.log(squared_radius))))
+        gamma = 0.5 * torch.log(-torch.expm1(torch.log(squared_radius)))
+        self.gamma = nn.Parameter(gamma if normalise else torch.zeros(states), requires_grad=normalise)
         self.B = nn.Parameter(torch.randn(2 * states, dim) / math.sqrt(2 * dim))
         self.C = nn.Parameter(torch.randn(dim, 2 * states) / math.sqrt(states))
         self.D = nn.Parameter(torch.randn(dim))
@@ -57,13 +59,12 @@ class LRU(SequenceMap):
         return torch.exp(torch.complex(-self.nu.exp(), self.theta.exp()))
 
     def init_state(self, batch: int) -> State:
-        return torch.view_as_complex(self.zeros(batch, self.states, 2))
+        return self.zeros(batch, 2 * self.states)
 
     def stream(self, x: Float[Tensor, "batch length dim"], state: State):
-        driven = (x @ self.B.T).to(self.gamma.dtype).unflatten(-1, (self.states, 2)) * self.gamma.exp()[:, None]
-        h = scan(self.decay(), torch.view_as_complex(driven), state)
-        y = rearrange(torch.view_as_real(h), "b l n parts -> b l (n parts)") @ self.C.T + self.D * x
-        return y, h[:, -1] if h.shape[1] else state
+        driven = F.linear(x, self.gamma.exp().repeat(2)[:, None] * self.B)
+        h = planar_scan(planes(self.decay()), driven.to(state.dtype), state)
+        return torch.addcmul(F.linear(h, self.C), x, self.D), h[:, -1] if h.shape[1] else state
 
     def flops(self, length: int) -> Flops:
         mixing = scan_flops(length, self.states, is_complex=True) + length * (2 * self.states + 2 * self.dim)
@@ -158,6 +159,7 @@ class LinearRNN(Stack):
         r_min: Annotated[float, "inner radius of the ring of initial eigenvalues"] = 0.9,
         r_max: Annotated[float, "outer radius of the ring, below 1"] = 0.999,
         phase: Annotated[float, "largest initial angle of an eigenvalue, in radians"] = 2 * math.pi,
+        normalise: Annotated[bool, "scale what drives a state by gamma, which keeps it at the size of its input"] = True,
         mlp: Annotated[Mixer, "channel mixer after each recurrence"] = "swiglu",
         hidden: Annotated[int | None, "hidden width of the channel mixer; none given: 8/3 dim (swiglu) or 4 dim"] = None,
     ) -> None:
@@ -170,6 +172,6 @@ class LinearRNN(Stack):
         def layer() -> SequenceMap:
             if gate == "rglru":
                 return RGLRU(dim, width, blocks)
-            return MinGRU(dim, width) if gate == "mingru" else LRU(dim, width, r_min, r_max, phase)
+            return MinGRU(dim, width) if gate == "mingru" else LRU(dim, width, r_min, r_max, phase, normalise)
 
         super().__init__(dim, depth, both_ways(dim, layer, causal), causal=causal, mlp=mlp, hidden=hidden)

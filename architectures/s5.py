@@ -6,7 +6,8 @@
 Smith et al., "Simplified State Space Layers for Sequence Modeling", arXiv:2208.04933: section 3.2 (diagonal system, zero-order
 hold, a step dt for each state), 3.3 and appendix B.1 (lambda from the normal part of HiPPO-LegS, in blocks; B and C drawn in
 its basis; conjugate pairs of which one is kept). B and C start as real matrices of variance 1 / fan-in turned into the
-eigenbasis, dt is log-uniform, D is N(0, 1). The real part of lambda is kept below -0.0001, the authors' option for stability.
+eigenbasis: real parts are the first half of B's rows and of C's columns, the other columns hold -Im C. dt is log-uniform, D is
+N(0, 1). The real part of lambda is kept below -0.0001, the authors' option for stability.
 Lambda, B and dt train at a quarter of the learning rate and without weight decay, the ratio 0.001 : 0.004 of the paper's recipes.
 Departure: the layer sits in the shared pre-norm block with the shared channel mixer; mlp=none leaves that out, as the paper does.
 """
@@ -17,14 +18,13 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from architectures.backbone import Flops, SequenceMap, State, Tuning
 from architectures.ops.hippo import Reals, diagonal_zoh, legs_normal
-from architectures.ops.scan import scan, scan_flops
+from architectures.ops.scan import joined, planar_scan, planes, scan_flops
 from architectures.stack import Mixer, Stack, both_ways
 
 GELU = 8
@@ -45,22 +45,20 @@ class StateSpace(SequenceMap):
         self.frequency = nn.Parameter(_tensor(poles.imag))
         self.log_dt = nn.Parameter(math.log(dt_min) + torch.rand(self.pairs) * math.log(dt_max / dt_min))
         into, out_of = torch.randn(states, dim) / math.sqrt(dim), torch.randn(dim, states) / math.sqrt(states)
-        self.B = nn.Parameter(torch.stack([_tensor(part.T) @ into for part in (basis.real, -basis.imag)], 1).flatten(0, 1))
-        self.C = nn.Parameter(torch.stack([out_of @ _tensor(part) for part in (basis.real, basis.imag)], 2).flatten(1))
+        self.B = nn.Parameter(torch.cat([_tensor(part.T) @ into for part in (basis.real, -basis.imag)]))
+        self.C = nn.Parameter(torch.cat([out_of @ _tensor(part) for part in (basis.real, -basis.imag)], 1))
         self.D = nn.Parameter(torch.randn(dim))
         self.gate = nn.Linear(dim, dim)
 
     def init_state(self, batch: int) -> State:
-        return torch.view_as_complex(self.zeros(batch, self.pairs, 2))
+        return self.zeros(batch, 2 * self.pairs)
 
     def stream(self, x: Float[Tensor, "batch length dim"], state: State):
         poles = torch.complex(self.decay.clamp(max=-1e-4), self.frequency)
         decay, gain = diagonal_zoh(poles, self.log_dt.exp())
-        driven = (x @ self.B.T).to(self.D.dtype).unflatten(-1, (self.pairs, 2))
-        h = scan(decay, gain * torch.view_as_complex(driven), state)
-        # the real part of a product takes the imaginary parts with a minus
-        parts = rearrange(torch.view_as_real(h.conj().resolve_conj()), "b l n parts -> b l (n parts)")
-        g = F.gelu(2 * parts @ self.C.T + self.D * x)
+        driven = F.linear(x, planes(gain * joined(self.B.T)).T)
+        h = planar_scan(planes(decay), driven.to(state.dtype), state)
+        g = F.gelu(torch.addcmul(F.linear(h, 2 * self.C), x, self.D))
         return g * torch.sigmoid(self.gate(g)), h[:, -1] if h.shape[1] else state
 
     def flops(self, length: int) -> Flops:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("sequence-lab", "torch", "lightning", "numpy", "torchmetrics", "einops")
+_PACKAGES = ("sequence-lab", "torch", "lightning", "numpy", "numba", "torchmetrics", "einops")
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 

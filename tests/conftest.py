@@ -1,10 +1,17 @@
 """One thread, and the shapes in the annotations checked at every call."""
 
+import pkgutil
+from importlib import import_module
+
 import pytest
 import torch
 from jaxtyping import install_import_hook
 
+from architectures.ops import kernels
+
 torch.set_num_threads(1)
+for module in pkgutil.iter_modules(kernels.__path__, f"{kernels.__name__}."):  # a compiler reads these, before the hook
+    import_module(module.name)
 install_import_hook(["architectures", "tasks", "lab"], "typecheck.typechecked")
 
 

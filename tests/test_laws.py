@@ -16,6 +16,7 @@ FORMS = [
     "transformer:preset=gpt2,max_length=20",
     "linear_rnn:states=10,mlp=gelu",
     "lstm:mlp=none",
+    "linear_rnn:normalise=false",
     "linear_rnn:gate=mingru",
     "linear_rnn:gate=rglru",
     "s4:kernel=diagonal",

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from architectures.ops import hippo
+from architectures.ops.scan import joined, planes
 from architectures.s5 import S5, StateSpace
 from lab.laws.subject import noise
 from lab.model import count_parameters
@@ -17,8 +18,8 @@ LENGTHS = [1, 37, 4096]
 def written_out(layer: StateSpace, x, state):
     """The recurrence over every state and its conjugate, position by position, from `state`."""
     poles = torch.complex(layer.decay, layer.frequency)
-    into = torch.view_as_complex(layer.B.unflatten(0, (-1, 2)).movedim(1, -1).contiguous())
-    out_of = torch.view_as_complex(layer.C.unflatten(1, (-1, 2)).contiguous())
+    into = torch.complex(*layer.B.chunk(2, 0))
+    out_of = torch.complex(*layer.C.chunk(2, 1)).conj()
     steps = layer.log_dt.exp()
     decay, drive = torch.exp(poles * steps), ((torch.exp(poles * steps) - 1) / poles)[:, None] * into
     decay, drive, out_of = (
@@ -26,12 +27,13 @@ def written_out(layer: StateSpace, x, state):
         torch.cat([drive, drive.conj()]),
         torch.cat([out_of, out_of.conj()], 1),
     )
+    state = joined(state)
     state, outputs = torch.cat([state, state.conj()], 1), []
     for now in x.unbind(1):
         state = decay * state + now.to(drive.dtype) @ drive.T
         outputs.append((state @ out_of.T).real + layer.D * now)
     g = F.gelu(torch.stack(outputs, 1))
-    return g * torch.sigmoid(layer.gate(g)), state[:, : layer.pairs]
+    return g * torch.sigmoid(layer.gate(g)), planes(state[:, : layer.pairs])
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -41,10 +43,10 @@ def test_the_layer_is_its_equations(length):
     runs = []
     for run in (layer.stream, lambda x, state: written_out(layer, x, state)):
         x = noise(2, length, 6, dtype=torch.float64).requires_grad_()
-        state = torch.view_as_complex(noise(2, 4, 2, dtype=torch.float64, seed=1)).requires_grad_()
+        state = noise(2, 8, dtype=torch.float64, seed=1).requires_grad_()
         layer.zero_grad()
         y, last = run(x, state)
-        ((y * noise(*y.shape, dtype=torch.float64, seed=2)).sum() + last.real.sum() + 2 * last.imag.sum()).backward()
+        ((y * noise(*y.shape, dtype=torch.float64, seed=2)).sum() + (last * torch.arange(8)).sum()).backward()
         runs.append([y, last, x.grad, state.grad, *(parameter.grad.clone() for parameter in layer.parameters())])
     for one, other in zip(*runs, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10 * other.abs().max().item())
@@ -62,8 +64,8 @@ def test_b_and_c_start_real_in_the_basis_of_hippo():
     torch.manual_seed(0)
     layer = StateSpace(300, 200, 2, 0.001, 0.1).double()
     vectors = torch.block_diag(*[torch.from_numpy(hippo.legs_normal(100)[2])] * 2)
-    into = torch.view_as_complex(layer.B.detach().unflatten(0, (-1, 2)).movedim(1, -1).contiguous())
-    out_of = torch.view_as_complex(layer.C.detach().unflatten(1, (-1, 2)).contiguous())
+    into = torch.complex(*layer.B.detach().chunk(2, 0))
+    out_of = torch.complex(*layer.C.detach().chunk(2, 1)).conj()
     real_b, real_c = 2 * (vectors @ into).real, 2 * (out_of @ vectors.mH).real
     torch.testing.assert_close(vectors.mH @ real_b.to(vectors.dtype), into, rtol=0, atol=1e-5)
     assert real_b.std() == pytest.approx(1 / math.sqrt(300), rel=0.02)

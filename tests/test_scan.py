@@ -3,11 +3,21 @@
 import pytest
 import torch
 
-from architectures.ops.scan import CHUNK, _Scan, scan, scan_definition
+from architectures.ops import native
+from architectures.ops.scan import CHUNK, _Scan, joined, planar_scan, planes, scan, scan_definition
 
 BATCH, STATES = 2, 3
 LENGTHS = [1, 2, 3, CHUNK - 1, CHUNK, CHUNK + 1, 63, 255, CHUNK**2, CHUNK**2 + 1, 700, 4096]
 DTYPES = [torch.float64, torch.complex128]
+
+
+@pytest.fixture(params=["compiled", "in tensors"], autouse=True)
+def form(request, monkeypatch):
+    """Both forms are held to everything here."""
+    if request.param == "in tensors":
+        monkeypatch.setattr(native, "kernels", lambda *_: None)
+    else:
+        assert native.kernels("scan", torch.zeros(1)), "the tests need numba"
 
 
 def inputs(length, dtype, *, constant, seed=0, radius=None):
@@ -58,6 +68,34 @@ def test_an_empty_sequence_has_no_states():
     for constant in (True, False):
         a, b, initial = inputs(0, torch.float64, constant=constant)
         assert scan(a, b, initial).shape == (BATCH, 0, STATES)
+
+
+@pytest.mark.parametrize("length", [1, 300])
+@pytest.mark.parametrize("constant", [True, False], ids=["constant", "varying"])
+def test_complex_numbers_may_come_in_planes(length, constant):
+    def fast(a, b, initial):
+        return joined(planar_scan(planes(a), planes(b), planes(initial)))
+
+    assert_same_map(fast, length, torch.complex128, constant=constant)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_threads_change_nothing(dtype):
+    """Neither many sequences nor many channels of one."""
+    for batch, states in ((1, 700), (5, 3)):
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            rng = torch.Generator().manual_seed(0)
+            a = 0.9 * torch.rand(states, dtype=dtype, generator=rng)
+            b, initial = (torch.randn(*shape, dtype=dtype, generator=rng) for shape in ((batch, 40, states), (batch, states)))
+            given = [x.requires_grad_() for x in (a, b, initial)]
+            h = scan(*given)
+            h.backward(h.detach())
+            results.append([h.detach(), *(x.grad for x in given)])
+        torch.set_num_threads(1)
+        for other in results[1:]:
+            assert all(map(torch.equal, other, results[0]))
 
 
 def test_unit_decay_is_a_sum():

@@ -1,17 +1,26 @@
 """First-order linear recurrence h[t] = a[t] h[t-1] + b[t], elementwise, real or complex.
 
-Fast form: two levels. The sequence is cut into chunks of `CHUNK` positions and the recurrence runs inside all chunks at once;
-the last values of the chunks form the same recurrence, `CHUNK` times shorter, solved by the same function; its solution enters
-every chunk multiplied by the decay so far. Work is linear in length and no step of Python runs per position.
+Fast form: one compiled loop (ops/kernels/scan.py). In tensors: two levels. The sequence is cut into chunks of `CHUNK` positions
+and the recurrence runs inside all chunks at once; the last values of the chunks form the same recurrence, `CHUNK` times shorter,
+solved by the same function; its solution enters every chunk multiplied by the decay so far. Work is linear in length and no step
+of Python runs per position.
 Backward: with g = dL/dh, d[t] = g[t] + conj(a[t+1]) d[t+1] is the same recurrence in reverse; db = d, da[t] = d[t] conj(h[t-1])
 (Martin & Cundy, arXiv:1709.04057, section 2).
+
+Complex numbers in planes, all real parts and then all imaginary ones along the last axis, are what a projection by stacked real
+and imaginary weights gives and takes: `planar_scan` leaves them so.
 """
 
+from types import ModuleType
+
 import torch
-from jaxtyping import Inexact
+from jaxtyping import Complex, Float, Inexact
 from torch import Tensor
 
+from architectures.ops import native
+
 CHUNK = 16
+BLOCK = 256  # channels that a compiled loop takes together
 
 
 def scan(
@@ -20,7 +29,20 @@ def scan(
     initial: Inexact[Tensor, "batch states"],
 ) -> Inexact[Tensor, "batch length states"]:
     """All h[t] from h[-1] = `initial`. `a` has the shape of `b`, or (states,) where the decay is constant in time."""
+    if b.is_complex() and (kernels := native.kernels("scan", a.real, b.real, initial.real)):
+        return joined(_Kernel.apply(kernels, planes(a), planes(b), planes(initial), True))  # pyright: ignore[reportArgumentType]
+    if kernels := native.kernels("scan", a, b, initial):
+        return _Kernel.apply(kernels, a, b, initial, False)  # pyright: ignore[reportReturnType]
     return _Scan.apply(a, b, initial)  # pyright: ignore[reportReturnType]
+
+
+def planar_scan(
+    a: Float[Tensor, "*decay planes"], b: Float[Tensor, "batch length planes"], initial: Float[Tensor, "batch planes"]
+) -> Float[Tensor, "batch length planes"]:
+    """`scan` of complex numbers in planes."""
+    if kernels := native.kernels("scan", a, b, initial):
+        return _Kernel.apply(kernels, a, b, initial, True)  # pyright: ignore[reportReturnType]
+    return planes(_Scan.apply(joined(a), joined(b), joined(initial)))  # pyright: ignore[reportArgumentType]
 
 
 def scan_definition(a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
@@ -35,6 +57,50 @@ def scan_definition(a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
 def scan_flops(length: int, states: int, *, is_complex: bool) -> int:
     """The sequential, work-efficient cost: a multiply-add for each position and state (8 operations when complex)."""
     return (8 if is_complex else 2) * length * states
+
+
+def planes(x: Complex[Tensor, "*axes states"]) -> Float[Tensor, "*axes planes"]:
+    """Real parts, then imaginary parts."""
+    return torch.cat([x.real, x.imag], -1)
+
+
+def joined(x: Float[Tensor, "*axes planes"]) -> Complex[Tensor, "*axes states"]:
+    """The complex numbers of two planes."""
+    return torch.complex(*x.chunk(2, -1))
+
+
+class _Kernel(torch.autograd.Function):
+    """The compiled loop."""
+
+    @staticmethod
+    def forward(ctx, kernels: ModuleType, a: Tensor, b: Tensor, initial: Tensor, is_complex: bool) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        a, b, initial = a.contiguous(), b.contiguous(), initial.contiguous()
+        ctx.save_for_backward(a, h := torch.empty_like(b), initial)
+        ctx.kernels, ctx.is_complex = kernels, is_complex
+        kernel = kernels.forward_complex if is_complex else kernels.forward
+        native.run(kernel, *_work(b, is_complex), _timed(a), b, initial, h)
+        return h
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        a, h, initial = ctx.saved_tensors
+        kernel = ctx.kernels.backward_complex if ctx.is_complex else ctx.kernels.backward
+        to_a = h.new_zeros(len(h), 1, h.shape[2]) if a.ndim == 1 else torch.zeros_like(h)
+        to_b, to_initial = torch.empty_like(h), torch.zeros_like(initial)
+        native.run(kernel, *_work(h, ctx.is_complex), _timed(a), h, initial, grad.contiguous(), to_a, to_b, to_initial)
+        return None, (to_a.sum((0, 1)) if a.ndim == 1 else to_a), to_b, to_initial, None
+
+
+def _work(b: Tensor, is_complex: bool) -> tuple[int, int]:
+    """Items of work and channels of one: all together, or so few that no thread is idle."""
+    states = b.shape[2] // 2 if is_complex else b.shape[2]
+    threads = torch.get_num_threads()
+    block = min(BLOCK, states if len(b) >= threads else -(-states // threads))
+    return len(b) * -(-states // max(block, 1)), block
+
+
+def _timed(a: Tensor) -> Tensor:
+    return a.view(1, 1, -1) if a.ndim == 1 else a
 
 
 class _Scan(torch.autograd.Function):

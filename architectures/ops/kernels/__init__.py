@@ -1,0 +1,1 @@
+"""Compiled kernels; imported where numba is installed, by `architectures.ops.native` only."""

@@ -1,0 +1,55 @@
+"""Compiled kernels for recurrences on a CPU, where numba is installed.
+
+A recurrence written with tensors passes over memory many times; a kernel runs it as one loop over time with its state in the
+core's own memory. The kernels of a topic are `ops/kernels/<topic>.py`; the op beside this file has the form in tensors, which
+runs everywhere else (without numba, on a GPU, in other dtypes, under tracing and counting) and whose operations are the ones that
+`flops` declares: the same budget buys the same steps with and without kernels.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import pairwise
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+Kernel = Callable[..., None]
+"""kernel(first, last, *arrays): does the items of work from `first` up to `last`, which share no output."""
+
+
+def kernels(topic: str, *tensors: Tensor) -> ModuleType | None:
+    """The compiled kernels of a topic, or None where they cannot take these tensors, all of one dtype."""
+    if torch._C._len_torch_dispatch_stack() or torch.compiler.is_compiling():
+        return None
+    dtype = tensors[0].dtype
+    if dtype not in (torch.float32, torch.float64) or any(x.device.type != "cpu" or x.dtype != dtype for x in tensors):
+        return None
+    return _load(topic)
+
+
+def run(kernel: Kernel, items: int, *arguments: Tensor | float) -> None:
+    """Do all items of work, on as many threads as torch uses. Arguments: contiguous tensors without gradients, and numbers."""
+    arrays = [x.numpy() if isinstance(x, Tensor) else x for x in arguments]
+    threads = min(torch.get_num_threads(), items)
+    borders = [items * i // threads for i in range(threads + 1)] if items else []
+    (own, *parts) = [*pairwise(borders)] or [(0, 0)]
+    others: list[Future[None]] = [_pool(os.getpid(), threads).submit(kernel, *part, *arrays) for part in parts]
+    kernel(*own, *arrays)
+    for other in others:
+        other.result()
+
+
+@cache
+def _load(topic: str) -> ModuleType | None:
+    return import_module(f"architectures.ops.kernels.{topic}") if find_spec("numba") else None
+
+
+@cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads of this process; one that was forked off makes its own."""
+    return ThreadPoolExecutor(threads - 1, thread_name_prefix=f"kernels-{process}")
