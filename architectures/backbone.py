@@ -67,6 +67,9 @@ class SequenceMap(nn.Module, ABC):
     tuned: ClassVar[Mapping[str, Tuning]] = {}
     """Parameters of this module (by attribute name) that train with their own learning rate or without decay."""
 
+    auxiliary: Tensor | None = None
+    """A loss of this map's own, left by `forward` in training; it is added to the task's, but not to what is recorded."""
+
     def __init__(self) -> None:
         cls = type(self)
         if all(getattr(cls, way) is getattr(SequenceMap, way) for way in ("forward", "stream", "step")):
@@ -120,6 +123,26 @@ class Backbone(SequenceMap):
     """Scale of the token embeddings this architecture is meant to read. A small one hides the token behind the first blocks'
     output in the residual stream, and a model that must look a token up then hardly learns to: lab/studies/default.toml."""
 
+    period: int = 1
+    """Layers after which the kinds of layers repeat."""
+
     def __init__(self, dim: int, depth: int, *, causal: bool = True) -> None:
         super().__init__()
         self.dim, self.depth, self.causal = dim, depth, causal
+
+    def as_layer(self, index: int) -> SequenceMap:
+        """Block `index` itself, as a layer of another stack: with a copy of what this one does to its input, and no final norm.
+
+        Raises:
+            ValueError: this architecture cannot be taken apart.
+        """
+        raise ValueError(f"{type(self).__name__} cannot be taken apart into layers")
+
+    @staticmethod
+    def named(text: str) -> tuple[type["Backbone"], dict[str, Any]]:
+        """What `name:key=value,...` stands for, for a backbone that is made of others. lab/plugins.py, which knows, replaces it.
+
+        Raises:
+            ValueError: there is no such architecture or setting; names the nearest.
+        """
+        raise ValueError(f"{text}: architectures have names once lab.plugins.load was called")

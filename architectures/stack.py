@@ -2,10 +2,12 @@
 
 Pre-norm blocks as in GPT-2 (Radford et al. 2019, 2.3); the channel mixers are the GELU MLP (Hendrycks & Gimpel,
 arXiv:1606.08415), the squared ReLU in its place (So et al., Primer, arXiv:2109.08668), and SwiGLU (Shazeer, arXiv:2002.05202)
-with two thirds of the hidden width, so that all cost the same.
+with two thirds of the hidden width, so that all cost the same. `moe` is a mixture of SwiGLU experts (ops/experts.py), two of
+them active, each half as wide: it costs as much as well, the router apart, and has four times the parameters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from typing import ClassVar, Literal, cast
 
@@ -14,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from architectures.backbone import Backbone, Flops, SequenceMap, State
+from architectures.ops.experts import Experts
 
 NORM = 7  # pointwise operations of a norm, for each element
 RMSNorm = partial(nn.RMSNorm, eps=1e-6)
-Mixer = Literal["swiglu", "gelu", "relu2", "none"]
+Mixer = Literal["swiglu", "gelu", "relu2", "moe", "none"]
 
 
 class Pointwise(SequenceMap):
@@ -112,11 +115,57 @@ class Residual(SequenceMap):
         return self.inner.flops(length) + Flops(pointwise=(NORM + 1) * length * self.norm.get_parameter("weight").numel())
 
 
-class Stack(Backbone):
+class Layers(Backbone):
+    """Layers one after the other, each with its own residual branches, and a final norm."""
+
+    def __init__(self, dim: int, layers: Sequence[SequenceMap], depth: int, norm: nn.Module, *, causal: bool) -> None:
+        super().__init__(dim, depth, causal=causal)
+        self.layers = nn.ModuleList(layers)
+        self.norm: nn.Module | None = norm
+
+    @property
+    def _maps(self) -> list[SequenceMap]:
+        """The layers, which a ModuleList knows as modules only."""
+        return cast(list[SequenceMap], list(self.layers))
+
+    def _closed(self, x: Tensor) -> Tensor:
+        return x if self.norm is None else self.norm(x)
+
+    def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        for layer in self.layers:
+            x = layer(x)
+        return self._closed(x)
+
+    def init_state(self, batch: int) -> State:
+        if not self.causal:
+            raise TypeError("built with causal=False, it reads the whole sequence at once and cannot stream")
+        return tuple(layer.init_state(batch) for layer in self._maps)
+
+    def stream(self, x: Float[Tensor, "batch length dim"], state: State):
+        after = []
+        for layer, before in zip(self._maps, state, strict=True):
+            x, now = layer.stream(x, before)
+            after.append(now)
+        return self._closed(x), tuple(after)
+
+    def flops(self, length: int) -> Flops:
+        total = Flops() if self.norm is None else Flops(pointwise=NORM * length * self.dim)
+        for layer in self._maps:
+            total = total + layer.flops(length)
+        return total
+
+    def as_layer(self, index: int) -> SequenceMap:
+        each = len(self.layers) // self.depth
+        alone = deepcopy(self, {id(self.layers): self.layers[index * each : (index + 1) * each]})
+        alone.depth, alone.norm = 1, None
+        return alone
+
+
+class Stack(Layers):
     """`depth` blocks of a sequence mixer and a channel mixer, each in its own residual branch, and a final norm.
 
     layer: makes one sequence mixer; with `causal=False` it must make one that reads the whole sequence.
-    mlp, hidden: the channel mixer and its hidden width; None is 4 dim, or 8/3 dim for SwiGLU.
+    mlp, hidden: the channel mixer and its hidden width; None is 4 dim, 8/3 dim for SwiGLU, or 4/3 dim for each expert.
     """
 
     def __init__(
@@ -131,44 +180,21 @@ class Stack(Backbone):
         norm: Callable[[int], nn.Module] = RMSNorm,
         bias: bool = False,
     ) -> None:
-        super().__init__(dim, depth, causal=causal)
-        kinds = {"swiglu": (SwiGLU, -(-8 * dim // 3)), "gelu": (MLP, 4 * dim), "relu2": (SquaredReLU, 4 * dim)}
         layers: list[SequenceMap] = []
         for _ in range(depth):
             layers.append(Residual(norm(dim), layer()))
             if mlp != "none":
-                kind, default = kinds[mlp]
-                layers.append(Residual(norm(dim), kind(dim, hidden or default, bias)))
-        self.layers = nn.ModuleList(layers)
-        self.norm = norm(dim)
+                layers.append(Residual(norm(dim), channel_mixer(mlp, dim, hidden, bias)))
+        super().__init__(dim, layers, depth, norm(dim), causal=causal)
 
-    @property
-    def _maps(self) -> list[SequenceMap]:
-        """The layers, which a ModuleList knows as modules only."""
-        return cast(list[SequenceMap], list(self.layers))
 
-    def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
-        for layer in self.layers:
-            x = layer(x)
-        return self.norm(x)
-
-    def init_state(self, batch: int) -> State:
-        if not self.causal:
-            raise TypeError("built with causal=False, it reads the whole sequence at once and cannot stream")
-        return tuple(layer.init_state(batch) for layer in self._maps)
-
-    def stream(self, x: Float[Tensor, "batch length dim"], state: State):
-        after = []
-        for layer, before in zip(self._maps, state, strict=True):
-            x, now = layer.stream(x, before)
-            after.append(now)
-        return self.norm(x), tuple(after)
-
-    def flops(self, length: int) -> Flops:
-        total = Flops(pointwise=NORM * length * self.dim)
-        for layer in self._maps:
-            total = total + layer.flops(length)
-        return total
+def channel_mixer(kind: Literal["swiglu", "gelu", "relu2", "moe"], dim: int, hidden: int | None, bias: bool) -> SequenceMap:
+    """A new one."""
+    if kind == "moe":
+        return Experts(dim, lambda: SwiGLU(dim, hidden or -(-4 * dim // 3), bias))
+    if kind == "swiglu":
+        return SwiGLU(dim, hidden or -(-8 * dim // 3), bias)
+    return (MLP if kind == "gelu" else SquaredReLU)(dim, hidden or 4 * dim, bias)
 
 
 def both_ways(dim: int, layer: Callable[[], SequenceMap], causal: bool) -> Callable[[], SequenceMap]:

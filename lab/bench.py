@@ -21,7 +21,7 @@ from lab.model import build, build_task
 from lab.planning import Planner
 from lab.recipe import Recipe
 from lab.run import Spec, Store
-from lab.training import Batches, train
+from lab.training import Batches, sequence_maps, train, with_auxiliary
 
 ROUNDS = 5
 
@@ -71,11 +71,12 @@ def bare(spec: Spec, steps: int) -> float:
     torch.manual_seed(spec.seed)
     model = build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings)
     optimizer = torch.optim.AdamW(recipe.groups(model), betas=recipe.betas, eps=recipe.eps, fused=True)
+    maps = sequence_maps(model)
     started = time.monotonic()
     for batch in islice(Batches(task, spec.batch, spec.seed), steps):
         loss = task.loss(model(batch.inputs, batch.positions), batch.targets)
         optimizer.zero_grad()
-        loss.backward()
+        with_auxiliary(loss, maps).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
         loss.item()

@@ -135,6 +135,8 @@ def settings(kind: str, name: str) -> list[Setting]:
 def parse(kind: str, text: str) -> tuple[str, dict[str, Any]]:
     """`"s4:modes=64,init=lin"` as the name and the settings given, each of its declared type.
 
+    A function among a setting's annotations is called with its value, and refuses it with a ValueError.
+
     Raises:
         UsageError: unknown name, unknown setting or a value of the wrong type; names the flag and the nearest.
     """
@@ -152,6 +154,11 @@ def parse(kind: str, text: str) -> tuple[str, dict[str, Any]]:
         if key in given:
             raise UsageError(f"{flag} {text}: {key} is given twice")
         given[key] = _convert(value, _bare(hints[key]), f"{flag} {text}: {key}")
+        for check in filter(callable, getattr(hints[key], "__metadata__", ())):
+            try:
+                check(given[key])
+            except ValueError as error:
+                raise UsageError(f"{flag} {text}: {error}") from error
     return name, given
 
 
@@ -165,6 +172,15 @@ def canonical(kind: str, name: str, given: Mapping[str, Any]) -> str:
 def resolved(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting with its value, given or default."""
     return {setting.name: given.get(setting.name, setting.default) for setting in settings(kind, name)}
+
+
+def _named(text: str) -> tuple[type, dict[str, Any]]:
+    """The class and the settings of an architecture, for one that is made of others."""
+    try:
+        name, given = parse("architectures", text)
+    except UsageError as error:
+        raise ValueError(str(error).removeprefix("--architectures ")) from error
+    return load("architectures", name), given
 
 
 def _folder(kind: str) -> Path:
@@ -185,10 +201,19 @@ def _import_file(file: Path) -> types.ModuleType:
     return module
 
 
-def _class_in(module: Any, kind: str) -> type | None:
-    """The last public class of the module that is defined in it and keeps the contract."""
+@cache
+def _contract(kind: str) -> Any:
+    """What plug-ins of a kind derive from; that of architectures learns to find others by name."""
     contract_module = {"architectures": "architectures.backbone", "tasks": "tasks.task"}[kind]
     contract = getattr(importlib.import_module(contract_module), CONTRACTS[kind])
+    if kind == "architectures":
+        contract.named = staticmethod(_named)
+    return contract
+
+
+def _class_in(module: Any, kind: str) -> type | None:
+    """The last public class of the module that is defined in it and keeps the contract."""
+    contract = _contract(kind)
     name = getattr(module, "__name__", None)
     mine = [
         value
@@ -199,9 +224,9 @@ def _class_in(module: Any, kind: str) -> type | None:
 
 
 def _items(rest: str, known: list[str]) -> list[str]:
-    """Settings are parted by commas that a known setting follows, so that a path may hold a comma."""
+    """Settings are parted by commas, outside brackets, that a known setting follows, so that a path may hold a comma."""
     items: list[str] = []
-    for part in rest.split(",") if rest else []:
+    for part in re.split(r",(?![^\[]*\])", rest) if rest else []:
         if items and part.partition("=")[0] not in known and "=" not in part:
             items[-1] += "," + part
         else:

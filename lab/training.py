@@ -18,7 +18,9 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
 
+from architectures.backbone import SequenceMap
 from lab import machine
 from lab.budget import step_flops, steps_for
 from lab.checkpoint import DurableIO, random_states, restore_random_states
@@ -59,12 +61,23 @@ class Batches:
             index += 1
 
 
+def sequence_maps(model: Model) -> list[SequenceMap]:
+    """Whatever in a model may have a loss of its own."""
+    return [module for module in model.modules() if isinstance(module, SequenceMap)]
+
+
+def with_auxiliary(loss: Tensor, maps: list[SequenceMap]) -> Tensor:
+    """The task's loss and those that maps left in the last forward pass."""
+    return sum((each.auxiliary for each in maps if each.auxiliary is not None), loss)
+
+
 class Learner(L.LightningModule):
     """Minimise the task's loss with the recipe's AdamW; the learning rate is a function of the step."""
 
     def __init__(self, model: Model, task: Task, recipe: Recipe, steps: int) -> None:
         super().__init__()
         self.model, self.task, self.recipe, self.steps = model, task, recipe, steps
+        self.maps = sequence_maps(model)
         self.loss = math.nan
 
     def training_step(self, batch: Batch, index: int) -> STEP_OUTPUT:
@@ -72,7 +85,7 @@ class Learner(L.LightningModule):
         self.loss = loss.item()
         if not math.isfinite(self.loss):
             raise Diverged
-        return loss
+        return with_auxiliary(loss, self.maps)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = self.recipe.groups(self.model)

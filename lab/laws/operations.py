@@ -2,7 +2,7 @@
 
 They are counted in `forward` at several lengths and batch sizes, with and without causality. They grow in proportion to
 the batch, so that the cost of a sequence is well defined; and what is declared of every kind, like what is counted, grows
-by the same amount with every layer.
+by the same amount with every layer, or with every turn of layers of several kinds.
 """
 
 import math
@@ -19,7 +19,8 @@ KINDS = ("contraction", "mixing", "pointwise")
 
 def holds(subject: Subject) -> str:
     """What is worth knowing where the law holds; raises where it does not."""
-    depths = [subject.depth, 2 * subject.depth, 3 * subject.depth]
+    turn = subject.build().period * subject.depth
+    depths = [turn, 2 * turn, 3 * turn]
     for causal in subject.forms:
         deep = [subject.build(depth=depth, causal=causal) for depth in depths]
         for batch, length in zip((1, 2, 3), (7, 33, 61), strict=True):
