@@ -22,7 +22,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from architectures.backbone import Flops, SequenceMap, State
-from architectures.ops.attention import SOFTMAX, rotate, slices
+from architectures.ops.attention import SOFTMAX, slices
+from architectures.ops.positions import rotate
 from architectures.stack import Mixer, Stack
 
 ROWS = 16

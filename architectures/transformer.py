@@ -11,28 +11,29 @@ palm    one LayerNorm for attention and MLP in parallel, one head of keys and va
         no biases, kernels N(0, 1/fan-in) (Chowdhery et al., arXiv:2204.02311, sections 2 and 5.1)
 llama   RMSNorm, rotary positions, SwiGLU, no biases (Touvron et al., arXiv:2302.13971, section 2.2)
 
+attention=bigbird is the block-sparse pattern of Zaheer et al., arXiv:2007.14062, exact with causal=False; the causal form is
+its restriction to the past, which is not published (architectures/ops/bigbird.py).
+
 The gpt models read embeddings of the small scale of their weights, palm those of scale 1. Departures: the width of GPT-3's
 window is not published, 128 is ours; the initial weights of gopher and llama are not published, so they are torch's. Rotary
-positions (Su et al., arXiv:2104.09864) pair the halves of a head. Relative ones (Dai et al., arXiv:1901.02860, section 3.3)
-score (q + u) k + (q + v) W_r s for s the sinusoid of the distance, with u and v zero at first; W_r s is computed for each
-sequence anew, and every slice of 64 queries meets all distances up to its farthest key. ALiBi: Press et al., arXiv:2108.12409.
+positions (Su et al., arXiv:2104.09864) pair the halves of a head.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from architectures.backbone import Flops, LengthError, SequenceMap, State, Tuning
-from architectures.ops import attention as ops
-from architectures.ops.attention import SOFTMAX, Bias, attend, rotate, sinusoids
-from architectures.stack import NORM, Mixer, Residual, RMSNorm, Stack
+from architectures.backbone import Flops, LengthError, SequenceMap, State
+from architectures.ops.attention import Attention, RelativeAttention
+from architectures.ops.bigbird import BigBird
+from architectures.ops.positions import sinusoids
+from architectures.stack import Mixer, Residual, RMSNorm, Stack
 
 Preset = Literal["llama", "gpt1", "gpt2", "gpt3", "gopher", "palm"]
+Pattern = Literal["full", "window", "alternating", "bigbird"]
 Positions = Literal["learned", "sinusoidal", "rope", "alibi", "relative", "none"]
 _LLAMA = {"norm": "rms", "norm_place": "pre", "positions": "rope", "mlp": "swiglu", "bias": False, "attention": "full"}
 _GPT2 = _LLAMA | {"norm": "layer", "positions": "learned", "mlp": "gelu", "bias": True, "max_length": 1024, "std": 0.02}
@@ -44,118 +45,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gopher": _LLAMA | {"positions": "relative", "mlp": "gelu", "bias": True},
     "palm": _LLAMA | {"norm": "layer", "parallel": True, "kv_heads": 1, "widening": 4},
 }
-
-
-class Attention(SequenceMap):
-    """Multi-head attention; the state is the keys and values of all positions so far, or of the last ones in a window."""
-
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        *,
-        causal: bool,
-        rope: bool,
-        bias: bool,
-        kv_heads: int | None = None,
-        window: int | None = None,
-        alibi: bool = False,
-    ) -> None:
-        super().__init__()
-        self.dim, self.heads, self.kv_heads, self.width = dim, heads, kv_heads or heads, dim // heads
-        self.causal, self.rope, self.window, self.alibi = causal, rope, window, alibi
-        self.qkv = nn.Linear(dim, dim + 2 * self.kv_heads * self.width, bias)
-        self.out = nn.Linear(dim, dim, bias)
-
-    def init_state(self, batch: int) -> State:
-        empty = self.zeros(batch, self.kv_heads, 0, self.width)
-        return empty, empty
-
-    def stream(self, x: Float[Tensor, "batch length dim"], state: State):
-        if not x.shape[1]:
-            return x, state
-        split = rearrange(self.qkv(x), "b l (h d) -> b h l d", d=self.width)
-        qk, v = split.split([self.heads + self.kv_heads, self.kv_heads], 1)
-        past = state[0].shape[2]
-        if self.rope and self.window is None:
-            qk = rotate(qk, past)
-        q, k = qk.split([self.heads, self.kv_heads], 1)
-        if past:
-            k, v = torch.cat([state[0].to(k.dtype), k], 2), torch.cat([state[1].to(v.dtype), v], 2)
-        kept = slice(0 if self.window is None else max(0, k.shape[2] - self.window + 1), None)
-        state = k[:, :, kept], v[:, :, kept]
-        if self.rope and self.window is not None:  # only distances matter, and a window forgets how long it has run
-            q, k = rotate(q, past), rotate(k, 0)
-        q, bias = self.placed(q, k.shape[2])
-        if self.kv_heads < self.heads:
-            k, v = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k, v))
-        y = attend(q, k, v, causal=self.causal, window=self.window, bias=bias)
-        return self.out(rearrange(y, "b h l d -> b l (h d)")), state
-
-    def placed(self, q: Tensor, total: int) -> tuple[Tensor, Bias | None]:
-        """The queries that meet the keys, and what is added to their scores."""
-        if not self.alibi:
-            return q, None
-        slopes = torch.tensor(ops.alibi_slopes(self.heads), device=q.device, dtype=q.dtype)[None, :, None, None]
-        return q, lambda rows, columns: -slopes * ops.distances(rows, columns, q.device).abs()
-
-    def flops(self, length: int) -> Flops:
-        pairs, keys = ops.pairs(length, self.causal, self.window), self.kv_heads * self.width
-        rotary = 3 * length * (self.dim + keys) if self.rope else 0
-        biases = 0 if self.out.bias is None else 2 * length * (self.dim + keys)
-        return Flops(
-            contraction=4 * length * self.dim * (self.dim + keys) + 4 * pairs * self.dim,
-            mixing=(SOFTMAX + self.alibi) * pairs * self.heads,
-            pointwise=rotary + biases,
-        )
-
-
-class RelativeAttention(Attention):
-    """Attention whose scores also read the distance, with learned biases u (content) and v (place) of the queries."""
-
-    tuned: ClassVar[Mapping[str, Tuning]] = {"content": Tuning(), "place": Tuning()}
-
-    def __init__(self, dim: int, heads: int, **settings: Any) -> None:
-        super().__init__(dim, heads, **settings)
-        self.distance = nn.Linear(dim, dim, bias=False)
-        self.content = nn.Parameter(torch.zeros(heads, 1, self.width))
-        self.place = nn.Parameter(torch.zeros(heads, 1, self.width))
-
-    def placed(self, q: Tensor, total: int) -> tuple[Tensor, Bias | None]:
-        past, (low, high) = total - q.shape[2], self._range(total)
-        waves = sinusoids(low, high, self.distance.weight).expand(len(q), -1, -1)
-        keys = rearrange(self.distance(waves), "b n (h d) -> b h d n", h=self.heads)
-        queries = (q + self.place) / math.sqrt(self.width)
-
-        def bias(rows: slice, columns: slice) -> Tensor:
-            met = self._met(rows, columns, total)
-            scores = queries[:, :, rows.start - past : rows.stop - past] @ keys[..., met.start - low : met.stop - low]
-            place = (ops.distances(rows, columns, q.device) - met.start).clamp(0, met.stop - met.start - 1)
-            return scores.gather(3, place.expand(*scores.shape[:2], -1, -1))
-
-        return q + self.content, bias
-
-    def _range(self, total: int) -> tuple[int, int]:
-        """Distances there are from a query to the keys it sees."""
-        reach = min(total, self.window or total)
-        return 0 if self.causal else 1 - reach, reach
-
-    def _met(self, rows: slice, columns: slice, total: int) -> slice:
-        """Distances that these queries meet among these keys."""
-        low, high = self._range(total)
-        return slice(max(low, rows.start - columns.stop + 1), min(high, rows.stop - columns.start))
-
-    def flops(self, length: int) -> Flops:
-        low, high = self._range(length)
-        scores = 0
-        for rows in ops.slices(length, length, ops.ROWS):
-            met = self._met(rows, ops.reached(rows, length, self.causal, self.window), length)
-            scores += (rows.stop - rows.start) * (met.stop - met.start)
-        return super().flops(length) + Flops(
-            contraction=2 * (high - low) * self.dim**2 + 2 * scores * self.dim,
-            mixing=ops.pairs(length, self.causal, self.window) * self.heads,
-            pointwise=2 * length * self.dim,
-        )
 
 
 class PostNorm(Residual):
@@ -191,7 +80,12 @@ class Parallel(Residual):
 
 
 class Transformer(Stack):
-    """Softmax attention. Vaswani et al. 2017; LLaMA's form by default, those of GPT, Gopher and PaLM as presets."""
+    """Softmax attention. Vaswani et al. 2017; LLaMA's form by default, those of GPT, Gopher and PaLM as presets.
+
+    Chinchilla, Jurassic-1 and Megatron-Turing NLG are these layers with other shapes or recipes: Chinchilla those of
+    preset=gopher (Hoffmann et al., arXiv:2203.15556), the other two those of the GPT presets (Lieber et al. 2021; Smith et al.,
+    arXiv:2201.11990).
+    """
 
     def __init__(
         self,
@@ -205,10 +99,11 @@ class Transformer(Stack):
         norm: Annotated[Literal["rms", "layer"] | None, "normalisation; none given: the preset's"] = None,
         norm_place: Annotated[Literal["pre", "post"] | None, "before a branch or after its sum; none given: the preset's"] = None,
         positions: Annotated[Positions | None, "where order comes from; none given: the preset's"] = None,
-        attention: Annotated[
-            Literal["full", "window", "alternating"] | None, "what a layer attends to; none given: the preset's"
-        ] = None,
+        attention: Annotated[Pattern | None, "what a layer attends to; none given: the preset's"] = None,
         window: Annotated[int, "positions that a window holds, the query's own included"] = 128,
+        block: Annotated[int, "bigbird: positions in a block"] = 64,
+        global_blocks: Annotated[int, "bigbird: first blocks, which see all and are seen by all"] = 2,
+        random_blocks: Annotated[int, "bigbird: blocks drawn at random for each layer, head and block of queries"] = 3,
         parallel: Annotated[bool | None, "attention and channel mixer side by side; none given: the preset's"] = None,
         mlp: Annotated[Mixer | None, "channel mixer; none given: the preset's"] = None,
         bias: Annotated[bool | None, "biases in linear maps and LayerNorm; none given: the preset's"] = None,
@@ -226,17 +121,22 @@ class Transformer(Stack):
             raise ValueError(f"kv_heads={form['kv_heads']} must divide heads={heads}")
         if window < 1:
             raise ValueError(f"window={window}: it holds the query's own position at least")
+        if block < 1 or global_blocks < 0 or random_blocks < 0:
+            raise ValueError(f"block={block}, global_blocks={global_blocks}, random_blocks={random_blocks}: too small")
+        if form["attention"] == "bigbird" and order in ("alibi", "relative"):
+            raise ValueError(f"attention=bigbird cannot have positions={order}; give positions=rope, learned, sinusoidal or none")
         if form["parallel"] and (form["norm_place"] == "post" or form["mlp"] == "none"):
             raise ValueError("parallel=true needs norm_place=pre and a channel mixer")
         make_norm = RMSNorm if form["norm"] == "rms" else lambda width: nn.LayerNorm(width, bias=biases)
-        windows = {"full": [None], "window": [window], "alternating": [None, window]}[form["attention"]]
+        windows = {"window": [window], "alternating": [None, window]}.get(form["attention"], [None])
         made = iter(range(depth))
 
         def layer() -> SequenceMap:
+            index = next(made)
+            blocks = BigBird(block, global_blocks, random_blocks, seed=index) if form["attention"] == "bigbird" else None
+            shape = {"causal": causal, "bias": biases, "kv_heads": form["kv_heads"], "window": windows[index % len(windows)]}
             kind = RelativeAttention if order == "relative" else Attention
-            reach, rope, alibi = windows[next(made) % len(windows)], order == "rope", order == "alibi"
-            shape = {"causal": causal, "bias": biases, "kv_heads": form["kv_heads"], "window": reach}
-            return kind(dim, heads, rope=rope, alibi=alibi, **shape)
+            return kind(dim, heads, rope=order == "rope", alibi=order == "alibi", blocks=blocks, **shape)
 
         hidden = hidden or form.get("widening", 0) * dim or None
         super().__init__(dim, depth, layer, causal=causal, mlp=form["mlp"], hidden=hidden, norm=make_norm, bias=biases)
@@ -258,7 +158,7 @@ class Transformer(Stack):
             self.layers = nn.ModuleList(Parallel(mix.norm, mix.inner, channels.inner) for mix, channels in both)
         elif post:
             self.layers = nn.ModuleList(PostNorm(branch.norm, branch.inner) for branch in branches)
-            self.norm = nn.Identity()
+            self.norm = None
 
     def _initialise(self, std: float | None, residual: float) -> None:
         """Matrices N(0, std), by default 1/sqrt(fan-in); those that write to the residual divided by `residual`."""
@@ -292,5 +192,4 @@ class Transformer(Stack):
 
     def flops(self, length: int) -> Flops:
         added = self.order in ("learned", "sinusoidal")
-        final = NORM if isinstance(self.norm, nn.Identity) else 0  # which the stack has counted
-        return super().flops(length) + Flops(pointwise=(added - final) * length * self.dim)
+        return super().flops(length) + Flops(pointwise=added * length * self.dim)

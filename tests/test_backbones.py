@@ -10,7 +10,9 @@ from torch.nn import functional as F
 from architectures.backbone import LengthError, SequenceMap
 from architectures.linear_rnn import LRU, LinearRNN
 from architectures.lstm import LSTM, Recurrence
-from architectures.transformer import Attention, Transformer, rotate
+from architectures.ops.attention import Attention
+from architectures.ops.positions import rotate
+from architectures.transformer import Transformer
 from lab.laws.subject import noise
 from lab.model import count_parameters
 

@@ -14,6 +14,8 @@ FORMS = [
     "transformer:preset=gpt2",
     "transformer:positions=none,heads=2,mlp=none",
     "transformer:preset=gpt2,max_length=20",
+    "transformer:attention=bigbird,block=4",
+    "transformer:mlp=moe",
     "linear_rnn:states=10,mlp=gelu",
     "lstm:mlp=none",
     "linear_rnn:normalise=false",

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from architectures.ops import attention as ops
-from architectures.ops.attention import ROWS, attend, attend_definition
+from architectures.ops.attention import ROWS, attend, attend_definition, pairs
+from architectures.ops.positions import alibi_slopes, distances, rotate, sinusoids
 from architectures.stack import MLP, SwiGLU
 from architectures.transformer import PRESETS, Attention, Transformer
 from lab.conformance import check
@@ -33,7 +33,7 @@ def sees(i: int, j: int, causal: bool, window: int | None) -> bool:
 
 
 def distance_bias(rows: slice, columns: slice) -> Tensor:
-    return torch.sin(1.0 * ops.distances(rows, columns, torch.device("cpu"))).double()
+    return torch.sin(1.0 * distances(rows, columns, torch.device("cpu"))).double()
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -66,7 +66,7 @@ def test_fast_forms_at_4096(window):
 def test_pairs_are_counted_one_by_one(causal, window):
     for length in (1, 2, 13, 20):
         each = [(i, j) for i in range(length) for j in range(length) if sees(i, j, causal, window)]
-        assert ops.pairs(length, causal, window) == len(each)
+        assert pairs(length, causal, window) == len(each)
 
 
 def test_a_windows_cost_is_linear_in_length():
@@ -78,18 +78,27 @@ def test_a_windows_cost_is_linear_in_length():
 
 
 def test_alibi_slopes():
-    assert ops.alibi_slopes(8) == [1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 256]
+    assert alibi_slopes(8) == [1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 256]
 
 
 def test_rotation_at_position_three():
-    turned = ops.rotate(torch.tensor([[1.0, 2.0, 3.0, 4.0]]).double(), 3)
+    turned = rotate(torch.tensor([[1.0, 2.0, 3.0, 4.0]]).double(), 3)
     close(turned, torch.tensor([[-1.413353, 1.879118, -2.828857, 4.058191]]).double(), 1e-6)
 
 
 def test_sinusoids():
-    waves = ops.sinusoids(-1, 3, torch.zeros(4).double())
+    waves = sinusoids(-1, 3, torch.zeros(4).double())
     want = [[math.sin(p), math.sin(p / 100), math.cos(p), math.cos(p / 100)] for p in (-1, 0, 1, 2)]
     close(waves, torch.tensor(want, dtype=torch.float64))
+
+
+def test_positions_read_in_evaluation_serve_training():
+    x = double(1, 8, 6)
+    with torch.inference_mode():
+        before = rotate(x, 12_345)
+    after = rotate(x.clone().requires_grad_(), 12_345)
+    after.sum().backward()
+    assert torch.equal(before, after)
 
 
 # the layers and blocks of every preset, as loops

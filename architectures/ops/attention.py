@@ -1,20 +1,30 @@
-"""Softmax attention in three exact forms, its positions and its cost.
+"""Softmax attention: its exact fast forms with their cost, and the layers made of them.
 
     y[i] = sum_j p[i,j] v[j],   p[i] = softmax_j(q[i] . k[j] / sqrt(d_h) + bias[i,j]) over the j that i sees
 
 i sees j <= i where it is causal, and |i - j| < window where there is one. Fast forms: one fused call; with a window, blocks of
 `window` queries that meet their own block of keys and its neighbours, so that cost is linear in length (Longformer,
 arXiv:2004.05150, section 3.1, calls it sliding chunks); with a bias, slices of `ROWS` queries, so that no square of
-length x length is held.
+length x length is held; and BigBird's blocks (ops/bigbird.py).
+
+Relative positions (Dai et al., arXiv:1901.02860, section 3.3) score (q + u) k + (q + v) W_r s for s the sinusoid of the
+distance, with u and v zero at first; W_r s is computed for each sequence anew, and every slice of `ROWS` queries meets all
+distances up to its farthest key. ALiBi: Press et al., arXiv:2108.12409.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from architectures.backbone import Flops, SequenceMap, State, Tuning
+from architectures.ops.bigbird import BigBird, bigbird, bigbird_pairs
+from architectures.ops.positions import alibi_slopes, distances, rotate, sinusoids
 
 SOFTMAX = 5  # operations for each score
 ROWS = 64
@@ -51,11 +61,6 @@ def visible(rows: slice, columns: slice, causal: bool, window: int | None, devic
     away = distances(rows, columns, device)
     seen = away >= 0 if causal else torch.ones_like(away, dtype=torch.bool)
     return seen if window is None else seen & (away.abs() < window)
-
-
-def distances(rows: slice, columns: slice, device: torch.device) -> Tensor:
-    """How far each key lies behind each query."""
-    return torch.arange(rows.start, rows.stop, device=device)[:, None] - torch.arange(columns.start, columns.stop, device=device)
 
 
 def pairs(length: int, causal: bool, window: int | None = None) -> int:
@@ -115,25 +120,123 @@ def _banded(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int) -> Tenso
     return torch.cat([*out, *(edge(rows) for rows in parts[1 + inner :])], 2)
 
 
-def rotate(x: Float[Tensor, "*batch length dim"], start: int) -> Float[Tensor, "*batch length dim"]:
-    """Turn the pair (x[m], x[m + dim/2]) at position p by the angle p * 10000^(-2m/dim); the first position is `start`."""
-    length, dim = x.shape[-2:]
-    frequency = 10_000 ** (-torch.arange(0, dim, 2, device=x.device, dtype=torch.float64) / dim)
-    angle = torch.arange(start, start + length, device=x.device, dtype=torch.float64)[:, None] * frequency
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    first, second = x.chunk(2, -1)
-    turned = torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
-    return turned if turned.stride(-1) == 1 else turned.contiguous()  # fused attention asks for it; heads two wide may lack it
+class Attention(SequenceMap):
+    """Multi-head attention; the state is the keys and values of all positions so far, or of the last ones in a window."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        causal: bool,
+        rope: bool,
+        bias: bool,
+        kv_heads: int | None = None,
+        window: int | None = None,
+        alibi: bool = False,
+        blocks: BigBird | None = None,
+    ) -> None:
+        super().__init__()
+        self.dim, self.heads, self.kv_heads, self.width = dim, heads, kv_heads or heads, dim // heads
+        self.causal, self.rope, self.window, self.alibi, self.blocks = causal, rope, window, alibi, blocks
+        self.qkv = nn.Linear(dim, dim + 2 * self.kv_heads * self.width, bias)
+        self.out = nn.Linear(dim, dim, bias)
+
+    def init_state(self, batch: int) -> State:
+        empty = self.zeros(batch, self.kv_heads, 0, self.width)
+        return empty, empty
+
+    def stream(self, x: Float[Tensor, "batch length dim"], state: State):
+        if not x.shape[1]:
+            return x, state
+        split = rearrange(self.qkv(x), "b l (h d) -> b h l d", d=self.width)
+        qk, v = split.split([self.heads + self.kv_heads, self.kv_heads], 1)
+        past = state[0].shape[2]
+        if self.rope and self.window is None:
+            qk = rotate(qk, past)
+        q, k = qk.split([self.heads, self.kv_heads], 1)
+        if past:
+            k, v = torch.cat([state[0].to(k.dtype), k], 2), torch.cat([state[1].to(v.dtype), v], 2)
+        kept = slice(0 if self.window is None else max(0, k.shape[2] - self.window + 1), None)
+        state = k[:, :, kept], v[:, :, kept]
+        if self.rope and self.window is not None:  # only distances matter, and a window forgets how long it has run
+            q, k = rotate(q, past), rotate(k, 0)
+        q, bias = self.placed(q, k.shape[2])
+        if self.kv_heads < self.heads:
+            k, v = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k, v))
+        if self.blocks is None:
+            y = attend(q, k, v, causal=self.causal, window=self.window, bias=bias)
+        else:
+            y = bigbird(q, k, v, self.blocks, causal=self.causal)
+        return self.out(rearrange(y, "b h l d -> b l (h d)")), state
+
+    def placed(self, q: Tensor, total: int) -> tuple[Tensor, Bias | None]:
+        """The queries that meet the keys, and what is added to their scores."""
+        if not self.alibi:
+            return q, None
+        slopes = torch.tensor(alibi_slopes(self.heads), device=q.device, dtype=q.dtype)[None, :, None, None]
+        return q, lambda rows, columns: -slopes * distances(rows, columns, q.device).abs()
+
+    def pairs(self, length: int) -> int:
+        """How many keys all queries of a sequence see, in one head."""
+        if self.blocks is not None:
+            return bigbird_pairs(length, self.blocks, self.causal)
+        return pairs(length, self.causal, self.window)
+
+    def flops(self, length: int) -> Flops:
+        seen, keys = self.pairs(length), self.kv_heads * self.width
+        rotary = 3 * length * (self.dim + keys) if self.rope else 0
+        biases = 0 if self.out.bias is None else 2 * length * (self.dim + keys)
+        return Flops(
+            contraction=4 * length * self.dim * (self.dim + keys) + 4 * seen * self.dim,
+            mixing=(SOFTMAX + self.alibi) * seen * self.heads,
+            pointwise=rotary + biases,
+        )
 
 
-def sinusoids(start: int, stop: int, like: Float[Tensor, "*any dim"]) -> Float[Tensor, "length dim"]:
-    """Positions from `start` on, which may be negative: sines, then cosines, of p * 10000^(-2m/dim), as wide as `like`."""
-    dim = like.shape[-1]
-    frequency = 10_000 ** (-torch.arange(0, dim, 2, device=like.device, dtype=torch.float64) / dim)
-    angle = torch.arange(start, stop, device=like.device, dtype=torch.float64)[:, None] * frequency
-    return torch.cat([angle.sin(), angle.cos()], 1).to(like.dtype)
+class RelativeAttention(Attention):
+    """Attention whose scores also read the distance, with learned biases u (content) and v (place) of the queries."""
 
+    tuned: ClassVar[Mapping[str, Tuning]] = {"content": Tuning(), "place": Tuning()}
 
-def alibi_slopes(heads: int) -> list[float]:
-    """2^(-8/heads), 2^(-16/heads), ..., 2^-8: what a score loses with each position of distance."""
-    return [2 ** (-8 * (head + 1) / heads) for head in range(heads)]
+    def __init__(self, dim: int, heads: int, **settings: Any) -> None:
+        super().__init__(dim, heads, **settings)
+        self.distance = nn.Linear(dim, dim, bias=False)
+        self.content = nn.Parameter(torch.zeros(heads, 1, self.width))
+        self.place = nn.Parameter(torch.zeros(heads, 1, self.width))
+
+    def placed(self, q: Tensor, total: int) -> tuple[Tensor, Bias | None]:
+        past, (low, high) = total - q.shape[2], self._range(total)
+        waves = sinusoids(low, high, self.distance.weight).expand(len(q), -1, -1)
+        keys = rearrange(self.distance(waves), "b n (h d) -> b h d n", h=self.heads)
+        queries = (q + self.place) / math.sqrt(self.width)
+
+        def bias(rows: slice, columns: slice) -> Tensor:
+            met = self._met(rows, columns, total)
+            scores = queries[:, :, rows.start - past : rows.stop - past] @ keys[..., met.start - low : met.stop - low]
+            place = (distances(rows, columns, q.device) - met.start).clamp(0, met.stop - met.start - 1)
+            return scores.gather(3, place.expand(*scores.shape[:2], -1, -1))
+
+        return q + self.content, bias
+
+    def _range(self, total: int) -> tuple[int, int]:
+        """Distances there are from a query to the keys it sees."""
+        reach = min(total, self.window or total)
+        return 0 if self.causal else 1 - reach, reach
+
+    def _met(self, rows: slice, columns: slice, total: int) -> slice:
+        """Distances that these queries meet among these keys."""
+        low, high = self._range(total)
+        return slice(max(low, rows.start - columns.stop + 1), min(high, rows.stop - columns.start))
+
+    def flops(self, length: int) -> Flops:
+        low, high = self._range(length)
+        scores = 0
+        for rows in slices(length, length, ROWS):
+            met = self._met(rows, reached(rows, length, self.causal, self.window), length)
+            scores += (rows.stop - rows.start) * (met.stop - met.start)
+        return super().flops(length) + Flops(
+            contraction=2 * (high - low) * self.dim**2 + 2 * scores * self.dim,
+            mixing=self.pairs(length) * self.heads,
+            pointwise=2 * length * self.dim,
+        )

@@ -1,0 +1,51 @@
+"""Where order comes from: rotations, sinusoids, ALiBi's slopes and Transformer-XL's scores of distances.
+
+Sines and cosines are those of p * 10000^(-2m/dim) at position p, taken in float64; all layers and steps share their tables.
+"""
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def rotate(x: Float[Tensor, "*batch length dim"], start: int) -> Float[Tensor, "*batch length dim"]:
+    """Turn the pair (x[m], x[m + dim/2]) at position p by the angle p * 10000^(-2m/dim); the first position is `start`."""
+    sin, cos = _waves(start, start + x.shape[-2], x.shape[-1], x)
+    first, second = x.chunk(2, -1)
+    turned = torch.cat([torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(first * sin, second, cos)], -1)
+    return turned if turned.stride(-1) == 1 else turned.contiguous()  # fused attention asks for it; heads two wide may lack it
+
+
+def sinusoids(start: int, stop: int, like: Float[Tensor, "*any dim"]) -> Float[Tensor, "length dim"]:
+    """Positions from `start` on, which may be negative: sines, then cosines, of p * 10000^(-2m/dim), as wide as `like`."""
+    return torch.cat(_waves(start, stop, like.shape[-1], like), 1)
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """2^(-8/heads), 2^(-16/heads), ..., 2^-8: what a score loses with each position of distance."""
+    return [2 ** (-8 * (head + 1) / heads) for head in range(heads)]
+
+
+def distances(rows: slice, columns: slice, device: torch.device) -> Tensor:
+    """How far each key lies behind each query."""
+    return torch.arange(rows.start, rows.stop, device=device)[:, None] - torch.arange(columns.start, columns.stop, device=device)
+
+
+def _waves(start: int, stop: int, dim: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    low = -_power_of_two(-start) if start < 0 else 0
+    sin, cos = _table(low, _power_of_two(max(stop, 1)), dim, like.dtype, like.device)
+    return sin[start - low : stop - low], cos[start - low : stop - low]
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()
+
+
+@lru_cache(maxsize=16)
+def _table(start: int, stop: int, dim: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(mode=False), torch.no_grad():  # else a table made in evaluation could not be used in training
+        frequency = 10_000 ** (-torch.arange(0, dim, 2, device=device, dtype=torch.float64) / dim)
+        angle = torch.arange(start, stop, device=device, dtype=torch.float64)[:, None] * frequency
+        return angle.sin().to(dtype), angle.cos().to(dtype)
