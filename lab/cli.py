@@ -59,6 +59,8 @@ class Setup:
         Python files with an architecture or a task, known by the file's name. Their code is run.
     results
         Folder of the runs.
+    tuned
+        Use the lab's process settings (memory that is kept, exact fast products); --untuned leaves processes as they come.
     """
 
     size: str = "100k"
@@ -70,14 +72,17 @@ class Setup:
     lr: float | None = None
     plugin: Names | None = None
     results: str = "results"
+    tuned: Annotated[bool, Parameter(negative="--untuned")] = True
 
     def planner(self) -> "Planner":
         """The planner that these flags describe."""
-        from lab import plugins
+        from lab import machine, plugins
         from lab.budget import parse_amount
         from lab.planning import Planner, Shape
         from lab.recipe import Recipe
 
+        if not self.tuned:
+            os.environ[machine.UNTUNED] = "1"  # workers inherit it
         for file in self.plugin or []:
             plugins.add_file(file)
         if self.lr is not None and not 0 < self.lr <= 1:
@@ -306,10 +311,107 @@ def new_architecture(name: str, /) -> None:
     print(f"{path} is written; next: lab check {name} --plugin {path}")
 
 
-@app.command
-def bench(
-    what: Literal["loop", "workers"] = "loop",
-    /,
+bench = App(name="bench", help="Measure speed: of architectures, and of the lab itself.", help_format="plaintext")
+app.command(bench)
+
+
+@bench.default
+def speed(
+    *,
+    architectures: Names | None = None,
+    lengths: Annotated[list[int], Parameter(consume_multiple=True, negative="")] = [256, 1024, 4096, 16384],  # noqa: B006
+    tokens: int = 16384,
+    dim: int = 128,
+    depth: int = 4,
+    threads: int | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    rounds: int = 5,
+    against: Names | None = None,
+    decode: Annotated[list[int], Parameter(consume_multiple=True, negative="")] = [1024, 16384],  # noqa: B006
+    tuned: Annotated[bool, Parameter(negative="--untuned")] = True,
+    plugin: Names | None = None,
+    out: str | None = None,
+    json: Flag = False,
+) -> None:
+    """Time training steps and decoding of architectures by length, in one run, beside what the machine could do.
+
+    Parameters
+    ----------
+    architectures
+        Names, with settings if wanted; all where none is given.
+    lengths
+        Positions of a sequence.
+    tokens
+        Positions of a training step; a longer sequence is a step of its own.
+    dim
+        Width.
+    depth
+        Layers.
+    threads
+        Threads of a training step; as many as there are cores where none is given. Decoding has one.
+    precision
+        Arithmetic of the forward pass.
+    rounds
+        Measured steps of each; the median is shown.
+    against
+        Stacks from outside as FILE.py:CALLABLE, called with dim and depth, that take turns with each architecture: once in a
+        process as torch comes, once with the lab's process settings. Their code is run.
+    decode
+        Positions before the one that is timed.
+    tuned
+        Use the lab's process settings (memory that is kept, exact fast products); --untuned leaves the process as it comes.
+    plugin
+        Python files with an architecture of your own. Their code is run.
+    out
+        Folder for speed.csv, speed.txt, machine.json and the figure.
+    json
+        Print JSON.
+    """
+    from lab import analysis
+    from lab import speed as measure
+
+    if min(*lengths, *decode, tokens, dim, depth, rounds) < 1:
+        raise UsageError("bench: lengths, tokens, dim, depth and rounds are 1 or more")
+    stand = measure.Stand("", dim, depth, threads or os.cpu_count() or 1, precision, tuned, tuple(plugin or []))
+    frame, about = measure.measure(stand, architectures, lengths, tokens, rounds, against or [], decode)
+    table = f"{measure.told(about)}\n\n{analysis.benchmark_table(frame)}"
+    if out:
+        chart = analysis.benchmark_chart(frame, measure.told(about))
+        analysis.write(chart, frame, out, "speed", chart.caption)
+        Path(out, "speed.txt").write_text(f"{_command()}\n\n{table}\n", "utf-8")
+        Path(out, "machine.json").write_text(dumps(about, indent=1) + "\n", "utf-8")
+    if json:
+        _print_json({"machine": about, "rows": frame.astype(object).where(frame.notna(), None).to_dict("records")})
+    else:
+        print(table)
+
+
+@bench.command
+def loop(
+    *, architecture: str | None = None, task: str | None = None, steps: int = 200, setup: Setup = Setup(), json: Flag = False
+) -> None:
+    """Time the lab's training loop against a bare PyTorch loop, in one run.
+
+    Parameters
+    ----------
+    architecture
+        Name, with settings if wanted; the first of the default comparison where none is given.
+    task
+        Name, with settings if wanted; the first of the default comparison where none is given.
+    steps
+        Optimizer steps of each measurement.
+    json
+        Print JSON.
+    """
+    from lab import overhead
+
+    default = _default_study()
+    names = (architecture or default["architectures"][0], task or default["tasks"][0])
+    _print_values(overhead.loop(setup.planner(), *names, steps), json)
+
+
+@bench.command
+def workers(
     *,
     architecture: str | None = None,
     task: str | None = None,
@@ -318,36 +420,26 @@ def bench(
     setup: Setup = Setup(),
     json: Flag = False,
 ) -> None:
-    """Measure the lab itself: its loop against a bare PyTorch loop, or many workers against one, in one run.
+    """Time many workers against one, in one run.
 
     Parameters
     ----------
-    what
-        loop, or workers.
     architecture
         Name, with settings if wanted; the first of the default comparison where none is given.
     task
         Name, with settings if wanted; the first of the default comparison where none is given.
     steps
-        Optimizer steps of each measurement.
+        Optimizer steps of each run.
     workers
         Workers to set against one.
     json
         Print JSON.
     """
-    from lab import bench as measure
+    from lab import overhead
 
     default = _default_study()
     names = (architecture or default["architectures"][0], task or default["tasks"][0])
-    if what == "loop":
-        found = measure.loop(setup.planner(), *names, steps)
-    else:
-        found = measure.workers(setup.planner(), *names, steps, workers)
-    if json:
-        _print_json(found)
-    else:
-        print("\n".join(f"{key:<18} {value:.3f}" if isinstance(value, float) else f"{key:<18} {value}"
-                        for key, value in found.items()))  # fmt: skip
+    _print_values(overhead.workers(setup.planner(), *names, steps, workers), json)
 
 
 @app.command
@@ -435,6 +527,14 @@ def _command() -> str:
 
 def _print_json(value: Any) -> None:
     print(value.to_json(orient="records", indent=1) if hasattr(value, "to_json") else dumps(value, indent=1))
+
+
+def _print_values(found: dict[str, Any], json: bool) -> None:
+    if json:
+        _print_json(found)
+    else:
+        print("\n".join(f"{key:<18} {value:.3f}" if isinstance(value, float) else f"{key:<18} {value}"
+                        for key, value in found.items()))  # fmt: skip
 
 
 def _fail(message: str, code: int) -> NoReturn:

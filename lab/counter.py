@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 Arguments = dict[str, Any]
 
@@ -178,12 +179,14 @@ class Counter(TorchDispatchMode):
     """Counts what runs inside it, forward and backward.
 
     by_operator: operations by the operator's name. unknown: names of operators that may have done uncounted work.
+    moved: bytes of what contractions read and write, each operand and result once.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.by_operator: Tally[str] = Tally()
         self.unknown: set[str] = set()
+        self.moved = 0
 
     @property
     def contraction(self) -> int:
@@ -208,6 +211,8 @@ class Counter(TorchDispatchMode):
         out = func(*args, **kwargs)
         if formula is not None:
             self.by_operator[name] += formula(_bound(func, args, kwargs), out)
+            if name in CONTRACTIONS:
+                self.moved += sum(leaf.nbytes for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor))
         return out
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 _PACKAGES = ("sequence-lab", "torch", "lightning", "numpy", "numba", "torchmetrics", "einops")
+UNTUNED = "LAB_UNTUNED"
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
@@ -23,9 +24,12 @@ def tune() -> dict[str, Any]:
 
     malloc keeps freed blocks, where it is glibc's: returning and faulting in large tensors costs up to half of a training
     step. Matrix products may use oneDNN's float32 kernels, if on this machine they are as exact as float32 can be (on a
-    processor with bfloat16 matrix units the same switch rounds, and is left alone).
+    processor with bfloat16 matrix units the same switch rounds, and is left alone). `UNTUNED` in the environment leaves all
+    as it is.
     """
-    done: dict[str, Any] = {"malloc_keeps_blocks": False, "matmul_precision": "highest"}
+    done: dict[str, Any] = {"malloc_keeps_blocks": False, "matmul_precision": torch.get_float32_matmul_precision()}
+    if os.environ.get(UNTUNED):
+        return done
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 1 << 26))

@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import pytest
 
-from lab import bench
+from lab import overhead
 from lab.engine import Pool
 from lab.planning import Planner, Shape
 from lab.run import Store
 
 PLANNER = Planner(Shape(dim=16, depth=1), batch=2)
-SPEC = bench._spec_of(PLANNER, "transformer", "copying", 60)
+SPEC = overhead._spec_of(PLANNER, "transformer", "copying", 60)
 pytestmark = pytest.mark.timeout(900)  # whole commands, on machines that may be busy
 LAB = [sys.executable, "-m", "lab"]
 

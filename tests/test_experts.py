@@ -9,7 +9,7 @@ from torch import nn
 
 from architectures.ops.experts import BALANCE, Experts, experts_definition
 from architectures.stack import SwiGLU
-from lab import bench, plugins
+from lab import overhead, plugins
 from lab.cli import main
 from lab.conformance import check
 from lab.counter import Counter
@@ -213,8 +213,8 @@ def test_laws_in_other_blocks(form):
 
 
 def test_a_bare_loop_trains_it_too():
-    spec = bench._spec_of(Planner(Shape(dim=8, depth=1), batch=2), "linear_rnn:mlp=moe", "copying", 2)
-    assert bench.bare(spec, 2) > 0
+    spec = overhead._spec_of(Planner(Shape(dim=8, depth=1), batch=2), "linear_rnn:mlp=moe", "copying", 2)
+    assert overhead.bare(spec, 2) > 0
 
 
 def test_a_run_is_done(tmp_path, capsys):

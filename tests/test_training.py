@@ -11,7 +11,7 @@ from torch import nn
 
 from architectures.backbone import Flops, SequenceMap, Tuning
 from architectures.stack import Stack
-from lab import bench, training
+from lab import overhead, training
 from lab.budget import TRAIN_OVER_FORWARD
 from lab.errors import UsageError
 from lab.model import Model, build, build_task
@@ -24,7 +24,7 @@ PLANNER = Planner(Shape(dim=16, depth=1), batch=2)
 
 
 def spec_for(architecture="transformer", task="copying", steps=20, planner=PLANNER, **changes):
-    return replace(bench._spec_of(planner, architecture, task, steps), **changes)
+    return replace(overhead._spec_of(planner, architecture, task, steps), **changes)
 
 
 def weights(store, spec):
@@ -244,7 +244,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
 
 
 def test_the_benchmark_times_the_same_steps_on_both_sides():
-    found = bench.loop(PLANNER, "transformer", "copying", 4)
+    found = overhead.loop(PLANNER, "transformer", "copying", 4)
     assert found["steps"] == 4
     assert found["lab_ms"] > 0
     assert found["bare_ms"] > 0

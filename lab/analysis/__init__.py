@@ -14,6 +14,7 @@ from lab.analysis.text import render
 from lab.analysis.verdicts import verdicts
 
 if TYPE_CHECKING:
+    from lab.analysis.benchmark import benchmark_chart, benchmark_table
     from lab.analysis.canvas import Chart, write
     from lab.analysis.plots import quality_against_flops, quality_by_task
     from lab.analysis.report import draw_all, write_report
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from lab.analysis.variants import accuracy_by_slice, recall_against_size
 
 _MODULES = {
+    "benchmark": ("benchmark_chart", "benchmark_table"),
     "canvas": ("Chart", "write"),
     "plots": ("quality_against_flops", "quality_by_task"),
     "report": ("draw_all", "write_report"),
@@ -29,7 +31,8 @@ _MODULES = {
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
-    "Chart", "accuracy_by_slice", "baselines", "curves", "draw_all", "pairs", "quality_against_flops", "quality_by_task",
+    "Chart", "accuracy_by_slice", "baselines", "benchmark_chart", "benchmark_table", "curves", "draw_all", "pairs",
+    "quality_against_flops", "quality_by_task",
     "recall_against_size", "render", "results", "speed_by_task", "summary", "table", "throughput_against_length",
     "verdicts", "write", "write_report",
 ]  # fmt: skip

@@ -65,7 +65,7 @@ def _scores(frame: pd.DataFrame) -> str:
         heads = [[*wrapped_name(column, 18), _unit(frame, column)] for column in some]
         body = [[name, *(filled.get((name, column), "") for column in some)] for name in rows]
         floor = [[name, *(below.get((name, column), "") for column in some)] for name in floor_names]
-        blocks.append(_grid(["", *("\n".join(head) for head in heads)], body, [line for line in floor if any(line[1:])]))
+        blocks.append(grid(["", *("\n".join(head) for head in heads)], body, [line for line in floor if any(line[1:])]))
     return "\n\n".join(blocks)
 
 
@@ -108,7 +108,7 @@ def _costs(frame: pd.DataFrame) -> str:
         "state size\nnumbers",
         "tokens/s\ntraining",
     ]
-    return _grid(heads, lines, [])
+    return grid(heads, lines, [])
 
 
 def _conditions(frame: pd.DataFrame) -> str:
@@ -145,7 +145,7 @@ def wrapped_name(name: str, width: int) -> list[str]:
     return [line.strip() for line in lines]
 
 
-def _grid(heads: Sequence[str], body: list[list[str]], floor: list[list[str]]) -> str:
+def grid(heads: Sequence[str], body: list[list[str]], floor: list[list[str]]) -> str:
     """Left-aligned names, right-aligned values, a rule below the head and above the floor; cells may have several lines."""
 
     def lines(cells: Sequence[str], bottom: bool = False) -> list[list[str]]:

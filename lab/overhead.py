@@ -96,5 +96,5 @@ def _spec_of(planner: Planner, architecture: str, task: str, steps: int) -> Spec
     with torch.device("meta"):
         model = build(planned.spec.names[0], made, dim=planned.spec.dim, depth=planned.spec.depth,
                       settings=planned.spec.settings)  # fmt: skip
-    per_step = step_flops(model.flops(made.length, made.answers).headline, planned.spec.batch)
+    per_step = step_flops(model.flops(made.length, made.answers), planned.spec.batch)
     return replace(planned.spec, budget=float(per_step * steps))

@@ -1,0 +1,312 @@
+"""How fast architectures train and decode on this machine, beside others and beside what the machine could do.
+
+Every stack stands in a process of its own, set up as it is to be measured, and takes turns with those that it is compared
+with, so that a noisy machine disturbs all of them. A stack is anything that maps (batch, length, dim) to the same shape.
+
+The limit of a step is the time of its contractions at the rate of large matrix products, and of moving once what they read and
+write, and what AdamW does, at the rate of a large copy; both rates are measured in the same run. `share` is that time over the
+one measured: a stack that did nothing else, and overlapped nothing, would have 1.
+"""
+
+import importlib.util
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pandas import DataFrame
+from torch import Tensor, nn
+
+from architectures.backbone import Backbone, LengthError
+from lab import machine, plugins
+from lab.counter import Counter
+from lab.errors import UsageError
+
+WARM_UP = 2
+PATIENCE = 30.0
+"""Seconds of measured steps after which a stack takes no more turns."""
+DECODED = 50
+ADAM_BYTES = 7 * 4
+"""AdamW reads a weight, its gradient and its two moments, and writes all but the gradient."""
+PARTS = ("forward", "backward", "optimizer")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stand:
+    """What stands in one process.
+
+    stack: `architecture:settings`, or `file.py:callable` for one from outside, called with dim and depth.
+    tuned: with the process settings of lab/machine.py, else as torch comes.
+    """
+
+    stack: str
+    dim: int = 128
+    depth: int = 4
+    threads: int = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
+    tuned: bool = True
+    plugin_files: tuple[str, ...] = ()
+
+    def build(self) -> nn.Module:
+        """The stack, drawn under a seed, in a process set up for it.
+
+        Raises:
+            UsageError: there is no such architecture, file or callable.
+        """
+        if self.tuned:
+            machine.tune()
+        torch.set_num_threads(self.threads)
+        torch.manual_seed(0)
+        file, _, name = self.stack.partition(":")
+        if not file.endswith(".py"):
+            for plugin in self.plugin_files:
+                plugins.add_file(plugin)
+            name, given = plugins.parse("architectures", self.stack)
+            return plugins.load("architectures", name)(self.dim, self.depth, **given)
+        return _callable(file, name)(self.dim, self.depth)
+
+    @property
+    def settings(self) -> str:
+        """How the process was set up, in words."""
+        return "tuned" if self.tuned else "as it comes"
+
+    def bfloat16(self) -> Any:
+        """Autocast, where it is asked for."""
+        return torch.autocast("cpu", torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
+
+
+def measure(
+    stand: Stand,
+    architectures: Sequence[str] | None,
+    lengths: Sequence[int],
+    tokens: int,
+    rounds: int,
+    peers: Sequence[str],
+    contexts: Sequence[int],
+) -> tuple[DataFrame, dict[str, Any]]:
+    """`compared` for each architecture, set up like `stand`, and length, with `decode_ms`; and what machine that was.
+
+    A training step has `tokens` positions, or one sequence where that is longer. Each architecture decodes after each of
+    `contexts` positions, in the row of that length, or a row of its own.
+
+    Raises:
+        UsageError: there is no such architecture, plug-in, file or callable.
+    """
+    for file in stand.plugin_files:
+        plugins.add_file(file)
+    names = list(architectures or plugins.names("architectures"))
+    for name in names:
+        plugins.parse("architectures", name)
+    for peer in peers:
+        _callable(*peer.rpartition(":")[::2])
+    found = rates(stand)
+    rows: list[Row] = []
+    for name in names:
+        mine = replace(stand, stack=name)
+        for length in sorted({*lengths, *contexts}):
+            print(f"{name}  length {length}", file=sys.stderr)
+            cell: list[Row] = [{"stack": name, "settings": mine.settings, "length": length}]
+            if length in lengths:
+                cell = compared(mine, peers, length, tokens, rounds, found)
+            if length in contexts:
+                cell[0]["decode_ms"] = decoding(mine, length)
+            rows += cell
+    about = machine.environment() | found | {
+        "threads": stand.threads, "precision": stand.precision, "dim": stand.dim, "depth": stand.depth, "tokens": tokens,
+        "rounds": rounds, "settings": stand.settings,
+    }  # fmt: skip
+    return DataFrame(rows), about
+
+
+def told(about: Mapping[str, Any]) -> str:
+    """What was measured, and on what, in two sentences."""
+    flops, moved = about["flops_per_second"] / 1e9, about["bytes_per_second"] / 1e9
+    return (
+        f"Training steps (forward, backward, AdamW) of {about['depth']} layers of width {about['dim']}, {about['tokens']} "
+        f"positions a step, {about['precision']}, {about['threads']} threads of {about['processor']}, median of "
+        f"{about['rounds']}. Its limits: {flops:.0f} GFLOP/s in matrix products, {moved:.0f} GB/s in copies."
+    )
+
+
+def rates(stand: Stand) -> dict[str, float]:
+    """What the machine can do with the threads and the precision of `stand`: operations and bytes a second."""
+    return _apart(_measure_rates, stand)
+
+
+def decoding(stand: Stand, context: int) -> float | None:
+    """Milliseconds for the next position of one sequence after `context`, one thread, median of 50; None where it cannot."""
+    return _apart(_measure_decoding, replace(stand, threads=1), context)
+
+
+def compared(stand: Stand, peers: Sequence[str], length: int, tokens: int, rounds: int, found: dict[str, float]) -> list[Row]:
+    """A training step of `stand`, and of each peer as it comes and tuned: a row each, from the same rounds.
+
+    found: the machine's `rates`. `times` is how many times faster than a peer the stand is, the median over rounds.
+    """
+    others = [replace(stand, stack=peer, tuned=tuned) for peer in peers for tuned in dict.fromkeys((False, stand.tuned))]
+    stands, batch = [stand, *others], max(1, tokens // length)
+    rows = []
+    for each, result in zip(stands, results := _take_turns(stands, batch, length, rounds), strict=True):
+        row: Row = {"stack": each.stack, "settings": each.settings, "length": length, "batch": batch}
+        if "failed" in result:
+            rows.append(row | {"failed": result["failed"]})
+            continue
+        seconds = [sum(step.values()) for step in result["steps"]]
+        row |= {"parameters": result["parameters"], "tokens_per_second": batch * length / statistics.median(seconds)}
+        row |= {f"{part}_ms": 1000 * statistics.median(step[part] for step in result["steps"]) for part in PARTS}
+        limit = result["flops"] / found["flops_per_second"] + result["bytes"] / found["bytes_per_second"]
+        row |= {"peak_mb": result["peak"] / 1e6, "share": limit / statistics.median(seconds)}
+        if each is not stand and "failed" not in results[0]:
+            own = [sum(step.values()) for step in results[0]["steps"]]
+            row["times"] = statistics.median(theirs / ours for ours, theirs in zip(own, seconds, strict=False))
+        rows.append(row)
+    return rows
+
+
+def _take_turns(stands: Sequence[Stand], batch: int, length: int, rounds: int) -> list[dict[str, Any]]:
+    """Steps of each stand, in rounds, and what else it tells; or why there are none."""
+    context = multiprocessing.get_context("spawn")
+    results: list[dict[str, Any]] = [{"steps": []} for _ in stands]
+    lines: list[Connection] = []
+    for stand in stands:
+        ours, its = context.Pipe()
+        context.Process(target=_stand, args=(its, stand, batch, length), daemon=True).start()
+        its.close()
+        lines.append(ours)
+    for round_ in range(WARM_UP + rounds):
+        for line, result in zip(lines, results, strict=True):
+            if "failed" not in result and sum(sum(step.values()) for step in result["steps"]) < PATIENCE:
+                answer = _ask(line, "step")
+                if "failed" in answer:
+                    result |= answer
+                elif round_ >= WARM_UP:
+                    result["steps"].append(answer)
+    for line, result in zip(lines, results, strict=True):
+        result |= {} if "failed" in result else _ask(line, "about")
+        line.close()
+    return results
+
+
+def _ask(line: Connection, what: str) -> dict[str, Any]:
+    try:
+        with suppress(BrokenPipeError):  # it may have told why before it ended
+            line.send(what)
+        return line.recv()
+    except (EOFError, OSError):
+        return {"failed": "its process died"}
+
+
+def _stand(line: Connection, stand: Stand, batch: int, length: int) -> None:
+    """The other side of `_take_turns`."""
+    try:
+        stack = stand.build()
+        optimizer = torch.optim.AdamW(stack.parameters(), lr=1e-4, fused=True)
+        x = torch.randn(batch, length, stand.dim)
+        machine.reset_peak_memory()
+        built = machine.peak_memory()
+        while line.recv() == "step":
+            line.send(_step(stack, optimizer, x, stand))
+        line.send({"peak": machine.peak_memory() - built, **_about(stack, batch, length, stand)})
+    except EOFError:
+        return
+    except Exception as error:
+        line.send({"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
+
+
+def _step(stack: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, stand: Stand) -> dict[str, float]:
+    """Seconds of each part of a training step."""
+    times = [time.perf_counter()]
+    with stand.bfloat16():
+        loss = stack(x).float().square().mean()
+    times.append(time.perf_counter())
+    optimizer.zero_grad()
+    loss.backward()
+    times.append(time.perf_counter())
+    optimizer.step()
+    times.append(time.perf_counter())
+    return {part: after - before for part, (before, after) in zip(PARTS, pairwise(times), strict=True)}
+
+
+def _about(stack: nn.Module, batch: int, length: int, stand: Stand) -> dict[str, int]:
+    """Parameters, and what a step cannot do without: the operations and bytes of its contractions.
+
+    An architecture's operations are the declared ones. Bytes are counted at two short lengths and grow in proportion; those
+    of attention over all pairs, which its scores would move, do not leave the processor.
+    """
+    counts = []
+    for span in (128, 256):
+        with Counter() as counter, stand.bfloat16():
+            stack(torch.zeros(1, span, stand.dim)).float().sum().backward()
+        counts.append((counter.contraction, counter.moved))
+    (few_flops, few_bytes), (many_flops, many_bytes) = counts
+    tokens, parameters = batch * length, sum(p.numel() for p in stack.parameters())
+    flops = few_flops + (many_flops - few_flops) * (tokens - 128) // 128
+    if isinstance(stack, Backbone):
+        flops = 3 * stack.flops(length).contraction * batch
+    moved = few_bytes + (many_bytes - few_bytes) * (tokens - 128) // 128
+    return {"parameters": parameters, "flops": flops, "bytes": moved + ADAM_BYTES * parameters}
+
+
+def _measure_rates(stand: Stand) -> dict[str, float]:
+    machine.tune()
+    torch.set_num_threads(stand.threads)
+    a, b = torch.randn(2, 2048, 2048, dtype=torch.bfloat16 if stand.precision == "bfloat16" else torch.float32)
+    source = torch.zeros(1 << 26)
+    target = torch.empty_like(source)
+
+    def fastest(do: Callable[[], Any]) -> float:
+        times = [time.perf_counter()]
+        for _ in range(9):
+            do()
+            times.append(time.perf_counter())
+        return min(after - before for before, after in pairwise(times))
+
+    return {
+        "flops_per_second": 2 * 2048**3 / fastest(lambda: a @ b),
+        "bytes_per_second": 2 * source.nbytes / fastest(lambda: target.copy_(source)),
+    }
+
+
+def _measure_decoding(stand: Stand, context: int) -> float | None:
+    backbone = stand.build().eval()
+    assert isinstance(backbone, Backbone)
+    with torch.inference_mode(), stand.bfloat16():
+        try:
+            _, state = backbone.stream(torch.randn(1, context, stand.dim), backbone.init_state(1))
+            x, seconds = torch.randn(1, stand.dim), []
+            for _ in range(DECODED + 5):
+                started = time.perf_counter()
+                _, state = backbone.step(x, state)
+                seconds.append(time.perf_counter() - started)
+        except LengthError:
+            return None
+    return 1000 * statistics.median(seconds[5:])
+
+
+def _callable(file: str, name: str) -> Callable[..., Any]:
+    if not Path(file).is_file():
+        raise UsageError(f"--against {file}:{name}: there is no file {file}")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise UsageError(f"--against {file}:{name}: {file} has no callable {name!r}; write FILE.py:CALLABLE")
+    return found
+
+
+def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """In a fresh process, so that nothing that ran before matters."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)

@@ -1,0 +1,149 @@
+"""The benchmark of architectures: rows and ratios, peers in the same rounds, limits, what fails, the command."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from lab import analysis, plugins, speed
+from lab.counter import Counter
+from lab.errors import UsageError
+
+STAND = speed.Stand("linear_rnn:mlp=none", dim=16, depth=1)
+RATES = {"flops_per_second": 1e9, "bytes_per_second": 1e8}
+PEERS = """
+import time
+import torch
+
+class Slow(torch.nn.Linear):
+    def forward(self, x):
+        time.sleep(0.2)
+        return super().forward(x)
+
+def slow(dim, depth):
+    return torch.nn.Sequential(*[Slow(dim, dim) for _ in range(depth)])
+
+def settings(dim, depth):
+    import lab.machine
+    if lab.machine.tune.cache_info().currsize:
+        raise RuntimeError("tuned")
+    return slow(dim, depth)
+
+def dies(dim, depth):
+    import os
+    os._exit(3)
+
+number = 3
+"""
+
+
+@pytest.fixture
+def peers(tmp_path):
+    path = tmp_path / "peers.py"
+    path.write_text(PEERS)
+    return path
+
+
+def test_a_peer_takes_turns_as_it_comes_and_tuned(peers):
+    ours, own, tuned = speed.compared(STAND, [f"{peers}:slow"], 8, 16, 2, RATES)
+    assert (ours["batch"], ours["length"], ours["settings"]) == (2, 8, "tuned")
+    assert ours["parameters"] == sum(p.numel() for p in STAND.build().parameters())
+    for row, settings in ((own, "as it comes"), (tuned, "tuned")):
+        assert row["settings"] == settings
+        assert row["forward_ms"] > 200
+        assert row["times"] > 2
+
+
+def test_times_faster_is_the_median_over_rounds(monkeypatch):
+    """Rounds of 1, 2 and 4 seconds against 2, 6 and 4: ratios 2, 3 and 1."""
+    seconds = [(1, 2, 4), (2, 6, 4), (2, 6, 4)]
+    results = [
+        {"steps": [dict.fromkeys(speed.PARTS, each / 3) for each in side], "flops": 1e9, "bytes": 1e8, "peak": 1, "parameters": 1}
+        for side in seconds
+    ]
+    monkeypatch.setattr(speed, "_take_turns", lambda *_: results)
+    ours, own, _ = speed.compared(STAND, ["x.py:f"], 8, 16, 3, RATES)
+    assert own["times"] == pytest.approx(2)
+    assert ours["tokens_per_second"] == pytest.approx(16 / 2)
+    assert ours["share"] == pytest.approx(2 / 2)
+
+
+def test_a_peer_as_it_comes_has_none_of_our_settings(peers):
+    rows = speed.compared(STAND, [f"{peers}:settings"], 8, 16, 1, RATES)
+    assert [row.get("failed") for row in rows] == [None, None, "RuntimeError: tuned"]
+
+
+def test_a_stack_that_dies_is_a_row(peers):
+    rows = speed.compared(STAND, [f"{peers}:dies"], 8, 16, 1, RATES)
+    assert [row.get("failed") for row in rows] == [None, "its process died", "its process died"]
+    assert "its process died" in analysis.benchmark_table(pd.DataFrame(rows))
+
+
+@pytest.mark.parametrize(("what", "words"), [("nothing.py:f", "there is no file"), ("{}:number", "no callable 'number'")])
+def test_a_peer_that_is_none_is_refused_before_anything_runs(peers, what, words):
+    with pytest.raises(UsageError, match=words):
+        speed.measure(STAND, ["lstm"], [8], 16, 1, [what.format(peers)], [])
+
+
+def test_the_limit_is_what_products_compute_and_move():
+    """Two products of 3 x 5 with 5 x 7 forward, two each backward; operands and results once; AdamW's seven passes."""
+    stack = nn.Sequential(nn.Linear(16, 16, bias=False), nn.Linear(16, 16, bias=False))
+    about = speed._about(stack, 4, 100, speed.Stand("x.py:f", dim=16))
+    tokens, weights = 400, 512
+    assert about["flops"] == 5 * 2 * tokens * 256  # the input needs no gradient
+    products = 2 * 3 - 1
+    assert about["bytes"] == products * 4 * (256 + 2 * tokens * 16) + 7 * 4 * weights
+    assert about["parameters"] == weights
+
+
+def test_bytes_are_counted_once_for_each_operand():
+    with Counter() as counter:
+        torch.zeros(3, 5) @ torch.zeros(5, 7) + 1
+    assert counter.moved == 4 * (15 + 35 + 21)
+
+
+def test_decoding_is_timed_or_cannot_be():
+    assert speed._measure_decoding(STAND, 10) > 0
+    assert speed._measure_decoding(speed.Stand("transformer:preset=gpt2,max_length=20", dim=16, depth=1), 10) is None
+
+
+def test_bfloat16():
+    (row,) = speed.compared(speed.Stand("linear_rnn", dim=16, depth=1, precision="bfloat16"), [], 8, 16, 1, RATES)
+    assert row["tokens_per_second"] > 0
+
+
+def test_the_command_writes_a_table_a_figure_and_the_machine(tmp_path):
+    command = [sys.executable, "-m", "lab", "bench", "--architectures", "linear_rnn", "lstm:mlp=none", "--lengths", "8", "16"]
+    command += ["--tokens", "16", "--dim", "16", "--depth", "1", "--rounds", "1", "--decode", "8", "--out", str(tmp_path / "b")]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [(row["stack"], row["length"]) for row in rows] == [
+        (name, length) for name in ("linear_rnn", "lstm:mlp=none") for length in (8, 16)
+    ]
+    assert rows[0]["decode_ms"] > 0
+    assert rows[1]["decode_ms"] is None
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {
+        "machine.json",
+        "speed.csv",
+        "speed.png",
+        "speed.svg",
+        "speed.txt",
+    }
+    assert "lstm:mlp=none" in (tmp_path / "b" / "speed.txt").read_text()
+
+
+def test_unknown_architectures_are_refused():
+    with pytest.raises(UsageError, match="did you mean lstm"):
+        speed.measure(STAND, ["lstn"], [8], 16, 1, [], [])
+
+
+def test_everything_is_measured_where_nothing_is_named(monkeypatch):
+    monkeypatch.setattr(speed, "rates", lambda stand: RATES)
+    monkeypatch.setattr(speed, "compared", lambda stand, *_: [{"stack": stand.stack}])
+    frame, _ = speed.measure(STAND, None, [8], 16, 1, [], [])
+    assert list(frame["stack"]) == plugins.names("architectures")
