@@ -61,7 +61,7 @@ class DeltaRule(SequenceMap):
             return x, state
         recent, matrices = state
         qkv, recent = self.convolution.stream(self.qkv(x), recent)
-        parts = F.silu(qkv).to(matrices.dtype).split([self.keys, self.keys, self.values], -1)
+        parts = F.silu(qkv.contiguous()).to(matrices.dtype).split([self.keys, self.keys, self.values], -1)
         q, k, v = (rearrange(part, "b l (h w) -> b l h w", h=self.heads) for part in parts)
         beta = self.beta(x).to(matrices.dtype).sigmoid()
         q = unit(q) / math.sqrt(q.shape[-1])

@@ -7,9 +7,9 @@
                 S[t] = exp(delta[t] A) S[t-1] + B[t]^T delta[t] x[t]          for each head, A < 0 one number
                 y[t] = C[t] S[t] + D x[t];   out = W_out norm(y * silu(z))
 
-Version 1: Gu & Dao, arXiv:2312.00752, sections 3.2 (selection), 3.4 (block) and 3.6 (real initialisation, rank dim/16). The
-expanded state exists for `SPAN` positions at a time; the backward pass computes it again. Version 2: Dao & Gu,
-arXiv:2405.21060, sections 6 (chunked matrix products) and 7.1 (block); B and C are shared by all heads.
+Version 1: Gu & Dao, arXiv:2312.00752, sections 3.2 (selection, ops/selective_scan.py), 3.4 (block) and 3.6 (real
+initialisation, rank dim/16). Version 2: Dao & Gu, arXiv:2405.21060, sections 6 (ops/linear_attention.py) and 7.1 (block); B and C
+are shared by all heads.
 As in the authors' code: inner width twice dim, convolutions of 4 taps with bias, A = -(1, 2, ..., states) or -U(1, 16) for a
 head, D = 1, softplus(b) log-uniform in [0.001, 0.1], W_delta uniform in +-rank^-1/2, W_out divided by sqrt(depth), no weight
 decay for A, b and D, RMS norm with eps 1e-5. The block has no channel mixer, so `mlp` is none and two layers compare with one of
@@ -25,53 +25,14 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from architectures.backbone import Flops, SequenceMap, State, Tuning
 from architectures.ops.linear_attention import full_precision, linear_attention, linear_attention_flops, step_bias
-from architectures.ops.scan import scan
+from architectures.ops.selective_scan import selective_scan, selective_scan_flops
 from architectures.ops.short_convolution import ShortConvolution
 from architectures.stack import NORM, Mixer, Stack, both_ways
 
-SPAN = 64
 UNDECAYED = Tuning(decay=False)
-
-
-def selective_scan(
-    x: Float[Tensor, "batch length channels"],
-    delta: Float[Tensor, "batch length channels"],
-    A: Float[Tensor, "channels states"],
-    B: Float[Tensor, "batch length states"],
-    C: Float[Tensor, "batch length states"],
-    state: Float[Tensor, "batch channels states"],
-) -> tuple[Float[Tensor, "batch length channels"], Float[Tensor, "batch channels states"]]:
-    """All h[t] C[t], and the last h."""
-    outputs = []
-    for span in zip(*(tensor.split(SPAN, 1) for tensor in (x, delta, B, C)), strict=True):
-        y, state = checkpoint(_expanded_scan, A, state, *span, use_reentrant=False, preserve_rng_state=False)
-        outputs.append(y)
-    return torch.cat(outputs, 1), state
-
-
-def selective_scan_definition(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """The recurrence as it is written."""
-    out = []
-    for t in range(x.shape[1]):
-        state = torch.exp(delta[:, t, :, None] * A) * state + (delta[:, t] * x[:, t])[..., None] * B[:, t, None]
-        out.append((state * C[:, t, None]).sum(-1))
-    return torch.stack(out, 1), state
-
-
-def selective_scan_flops(length: int, channels: int, states: int) -> Flops:
-    """Contraction: reading h. Mixing: delta A, exp, the product with B and a multiply-add for each state; delta x."""
-    return Flops(contraction=2 * channels * states, mixing=5 * channels * states + channels) * length
-
-
-def _expanded_scan(A: Tensor, state: Tensor, x: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    decay = (delta[..., None] * A).exp().flatten(2)
-    driven = ((delta * x)[..., None] * B[:, :, None]).flatten(2)
-    h = scan(decay, driven, state.flatten(1)).unflatten(2, A.shape)
-    return (h @ C[..., None]).squeeze(-1), h[:, -1]
 
 
 class Selective(SequenceMap):
@@ -102,13 +63,13 @@ class Selective(SequenceMap):
         recent, h = state
         u, z = self.into(x).chunk(2, -1)
         u, recent = self.convolution.stream(u, recent)
-        u = F.silu(u)
+        u = F.silu(u.contiguous())
         low, B, C = self.select(u).split([self.rank, self.states, self.states], -1)
         delta = F.softplus(F.linear(low, self.delta.weight).to(h.dtype) + self.delta.bias)
         u = u.to(h.dtype)
         with full_precision(h):
             y, h = selective_scan(u, delta, -self.log_A.exp(), B.to(h.dtype), C.to(h.dtype), h)
-        return self.out((y + self.D * u) * F.silu(z)), (recent, h)
+        return self.out(torch.addcmul(y, self.D, u) * F.silu(z)), (recent, h)
 
     def flops(self, length: int) -> Flops:
         inner = 2 * self.dim
@@ -144,11 +105,11 @@ class Dual(SequenceMap):
         inner, (recent, S) = 2 * self.dim, state
         z, xBC, delta = self.into(x).split([inner, inner + 2 * self.states, self.heads], -1)
         xBC, recent = self.convolution.stream(xBC, recent)
-        u, B, C = F.silu(xBC).to(S.dtype).split([inner, self.states, self.states], -1)
+        u, B, C = F.silu(xBC.contiguous()).to(S.dtype).split([inner, self.states, self.states], -1)
         delta = F.softplus(delta.to(S.dtype) + self.delta_bias)
         u = rearrange(u, "b l (h w) -> b l h w", h=self.heads)
         y, S = linear_attention(C[:, :, None], B[:, :, None], delta[..., None] * u, -self.log_A.exp() * delta, S)
-        y = rearrange(y + self.D[:, None] * u, "b l h w -> b l (h w)")
+        y = rearrange(torch.addcmul(y, self.D[:, None], u), "b l h w -> b l (h w)")
         return self.out(self.norm(y * F.silu(z))), (recent, S)
 
     def flops(self, length: int) -> Flops:

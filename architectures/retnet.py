@@ -15,7 +15,7 @@ from typing import Annotated
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,11 +24,10 @@ from architectures.ops.linear_attention import linear_attention, linear_attentio
 from architectures.stack import NORM, Mixer, Stack, both_ways
 
 
-def turn(x: Float[Tensor, "*batch width"], angle: Float[Tensor, "*#batch pairs"]) -> Float[Tensor, "*batch width"]:
-    """Turn each pair (x[2m], x[2m + 1])."""
-    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    return torch.stack([first * cos - second * sin, second * cos + first * sin], -1).flatten(-2)
+def turn(x: Float[Tensor, "*batch width"], rotor: Complex[Tensor, "*#batch pairs"]) -> Float[Tensor, "*batch width"]:
+    """Turn each pair (x[2m], x[2m + 1]), as a complex number."""
+    turned = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * rotor
+    return torch.view_as_real(turned).flatten(-2)
 
 
 class Retention(SequenceMap):
@@ -60,16 +59,18 @@ class Retention(SequenceMap):
         frequency = 10_000 ** -torch.linspace(0, 1, width // 2, dtype=torch.float64, device=x.device)
         angle = torch.arange(1, length + 1, device=x.device)[:, None, None] * frequency
         log_decay = self.log_decay(x.device).to(state.dtype).expand(1, length, -1)
-        y, state = linear_attention(turn(q, angle), turn(k, angle) / math.sqrt(width), v, log_decay, state)
-        state = turn(state.mT, -length * frequency).mT
+        rotor = torch.polar(torch.ones_like(angle), angle)
+        turns, scaled = (r.to(state.dtype.to_complex()) for r in (rotor, rotor / math.sqrt(width)))
+        y, state = linear_attention(turn(q, turns), turn(k, scaled), v, log_decay, state)
+        state = turn(state.mT, turns[-1].conj()).mT
         y = rearrange(F.rms_norm(y, y.shape[-1:], eps=1e-6), "b l h w -> b l (h w)")
         return self.out(F.silu(self.gate(x)) * y), state
 
     def flops(self, length: int) -> Flops:
         keys, values = self.dim // self.heads, 2 * self.dim // self.heads
         turned = 3 * self.heads * keys * values  # the state, once
-        # rotations (3 for each of q and k), the scale of k, norm, silu and product
-        each = Flops(contraction=16 * self.dim**2, pointwise=7 * self.dim + (NORM + 5) * 2 * self.dim)
+        # rotations (3 for each of q and k), norm, silu and product
+        each = Flops(contraction=16 * self.dim**2, pointwise=6 * self.dim + (NORM + 5) * 2 * self.dim)
         return linear_attention_flops(length, self.heads, keys, values) + Flops(mixing=turned) + each * length
 
 

@@ -12,6 +12,7 @@ from architectures.backbone import Flops
 from architectures.deltanet import DeltaNet, DeltaRule, GatedDeltaRule
 from architectures.gla import GLA, GatedAttention
 from architectures.ops import linear_attention as ops
+from architectures.ops import native
 from architectures.ops.short_convolution import ShortConvolution, short_convolution_definition
 from architectures.retnet import Retention, RetNet
 from lab.laws.subject import noise
@@ -42,20 +43,30 @@ FORMS = {
 }
 
 
-def inputs(form, length, seed=0, slowest=1.0):
+@pytest.fixture(params=["compiled", "tensors"])
+def way(request, monkeypatch):
+    """Both fast forms: the kernels, where numba is installed, and those in tensors."""
+    if request.param == "tensors":
+        monkeypatch.setattr(native, "kernels", lambda *_: None)
+    elif native.kernels("linear_attention", torch.zeros(1)) is None:
+        pytest.skip("numba is not installed")
+    return request.param
+
+
+def inputs(form, length, seed=0, slowest=1.0, key=KEY, value=VALUE):
     """Queries, keys, values, what the form takes besides and a state; a tenth of the decays is as good as none left."""
     rng = torch.Generator().manual_seed(seed)
     normal = partial(torch.randn, generator=rng, dtype=torch.float64)
     uniform = partial(torch.rand, generator=rng, dtype=torch.float64)
     shared = 1 if form == "shared" else HEADS
-    q, k, v = normal(BATCH, length, shared, KEY), normal(BATCH, length, shared, KEY), normal(BATCH, length, HEADS, VALUE)
-    sizes = (BATCH, length, HEADS, *([KEY] if form == "key" else []))
+    q, k, v = normal(BATCH, length, shared, key), normal(BATCH, length, shared, key), normal(BATCH, length, HEADS, value)
+    sizes = (BATCH, length, HEADS, *([key] if form == "key" else []))
     log_decay = -slowest * uniform(sizes)
     log_decay = torch.where(uniform(sizes) < 0.1, -1e4, log_decay)
     decay = {"key": [log_decay.exp()], "delta": []}.get(form, [log_decay])
     beta = [uniform(BATCH, length, HEADS)] if "delta" in form else []
     k = F.normalize(k, dim=-1) if beta else k
-    return [t.requires_grad_() for t in (q, k, v, *beta, *decay, normal(BATCH, HEADS, KEY, VALUE))]
+    return [t.requires_grad_() for t in (q, k, v, *beta, *decay, normal(BATCH, HEADS, key, value))]
 
 
 def assert_same_map(fast, slow, make, tolerance=1e-11):
@@ -71,12 +82,12 @@ def assert_same_map(fast, slow, make, tolerance=1e-11):
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("form", FORMS)
-def test_chunks_are_the_recurrence(form, length):
+def test_fast_forms_are_the_recurrence(way, form, length):
     assert_same_map(*FORMS[form], lambda: inputs(form, length))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_chunks_are_the_recurrence_at_4096(form):
+def test_fast_forms_are_the_recurrence_at_4096(way, form):
     with torch.no_grad():
         given = inputs(form, 4096, slowest=0.01)
         for got, want in zip(FORMS[form][0](*given), FORMS[form][1](*given), strict=True):
@@ -85,12 +96,12 @@ def test_chunks_are_the_recurrence_at_4096(form):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
-def test_gradients_at_4096(form):
+def test_gradients_at_4096(way, form):
     assert_same_map(*FORMS[form], lambda: inputs(form, 4096, slowest=0.01))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_float32_over_16384_steps(form):
+def test_float32_over_16384_steps(way, form):
     """Slow and sudden decays side by side: nothing overflows, and float64 is met to a few roundings."""
     exact = [t.detach() for t in inputs(form, 16_384, slowest=1e-3)]
     single = [t.float().requires_grad_() for t in exact]
@@ -101,7 +112,43 @@ def test_float32_over_16384_steps(form):
     assert all(t.grad is not None and t.grad.isfinite().all() for t in single)
 
 
-def test_the_shared_decay_of_a_batch():
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("key", "value"), [(1, 1), (7, 17), (8, 33)])
+def test_widths(form, key, value):
+    assert_same_map(*FORMS[form], lambda: inputs(form, 67, key=key, value=value))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_threads_change_nothing(form):
+    def results(threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        given = inputs(form, 70)
+        outputs = FORMS[form][0](*given)
+        sum(t.square().sum() for t in outputs).backward()
+        torch.set_num_threads(before)
+        return [*outputs, *(t.grad for t in given)]
+
+    assert all(torch.equal(one, two) for one, two in zip(results(1), results(2), strict=True))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_states_of_all_positions_are_never_kept(way, form):
+    """No tensor that the backward pass keeps has a quarter of the states of 16,384 positions."""
+    largest, length, width = 0, 16_384, 16
+
+    def keep(tensor):
+        nonlocal largest
+        largest = max(largest, tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y, _ = FORMS[form][0](*(t.float() for t in inputs(form, length, key=width, value=width)))
+        y.sum().backward()
+    assert largest < BATCH * HEADS * length * width**2 // 4
+
+
+def test_the_shared_decay_of_a_batch(way):
     q, k, v, log_decay, state = inputs("head", 45)
     same = log_decay[:1].expand(BATCH, -1, -1)
     for one, other in zip(
@@ -110,7 +157,7 @@ def test_the_shared_decay_of_a_batch():
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
-def test_autocast_leaves_the_recurrence_alone():
+def test_autocast_leaves_the_recurrence_alone(way):
     for form, (fast, _) in FORMS.items():
         given = [t.detach().float() for t in inputs(form, 45)]
         with torch.autocast("cpu", torch.bfloat16):

@@ -7,16 +7,16 @@ import torch
 from test_flops import Number, operations
 from torch.nn import functional as F
 
-from architectures.mamba import (
+from architectures.mamba import Dual, Mamba, Selective
+from architectures.ops import native
+from architectures.ops.linear_attention import linear_attention, linear_attention_definition, linear_attention_flops
+from architectures.ops.selective_scan import (
+    BLOCK,
     SPAN,
-    Dual,
-    Mamba,
-    Selective,
     selective_scan,
     selective_scan_definition,
     selective_scan_flops,
 )
-from architectures.ops.linear_attention import linear_attention, linear_attention_definition, linear_attention_flops
 from architectures.ops.short_convolution import short_convolution_definition
 from lab.laws.subject import noise
 from lab.model import count_parameters, state_size
@@ -24,10 +24,20 @@ from lab.model import count_parameters, state_size
 BATCH, CHANNELS, STATES = 2, 3, 4
 
 
-def inputs(length, seed=0, step=1.0):
+@pytest.fixture(params=["compiled", "tensors"])
+def form(request, monkeypatch):
+    """Both fast forms: the kernel, where numba is installed, and the one in tensors."""
+    if request.param == "tensors":
+        monkeypatch.setattr(native, "kernels", lambda *_: None)
+    elif native.kernels("selective_scan", torch.zeros(1)) is None:
+        pytest.skip("numba is not installed")
+    return request.param
+
+
+def inputs(length, seed=0, step=1.0, channels=CHANNELS, states=STATES):
     """x, delta, A, B, C and a state."""
     rng = torch.Generator().manual_seed(seed)
-    shapes = [(BATCH, length, CHANNELS)] * 2 + [(CHANNELS, STATES)] + [(BATCH, length, STATES)] * 2 + [(BATCH, CHANNELS, STATES)]
+    shapes = [(BATCH, length, channels)] * 2 + [(channels, states)] + [(BATCH, length, states)] * 2 + [(BATCH, channels, states)]
     x, delta, A, B, C, state = (torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes)
     return [t.requires_grad_() for t in (x, step * delta.abs(), -A.exp(), B, C, state)]
 
@@ -43,11 +53,29 @@ def assert_same_map(length, **options):
 
 
 @pytest.mark.parametrize("length", [1, 2, 17, SPAN - 1, SPAN, SPAN + 1, 3 * SPAN + 5])
-def test_selective_scan_is_its_definition(length):
+def test_selective_scan_is_its_definition(form, length):
     assert_same_map(length)
 
 
-def test_selective_scan_is_its_definition_at_4096():
+@pytest.mark.parametrize(("channels", "states"), [(1, 1), (2 * BLOCK + 3, 16), (32, 5)])
+def test_blocks_of_channels(channels, states):
+    assert_same_map(37, channels=channels, states=states)
+
+
+def test_threads_change_nothing():
+    def results(threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        given = inputs(70, channels=9)
+        outputs = selective_scan(*given)
+        sum(t.square().sum() for t in outputs).backward()
+        torch.set_num_threads(before)
+        return [*outputs, *(t.grad for t in given)]
+
+    assert all(torch.equal(one, two) for one, two in zip(results(1), results(2), strict=True))
+
+
+def test_selective_scan_is_its_definition_at_4096(form):
     with torch.no_grad():
         given = inputs(4096, step=0.01)
         for got, want in zip(selective_scan(*given), selective_scan_definition(*given), strict=True):
@@ -55,12 +83,12 @@ def test_selective_scan_is_its_definition_at_4096():
 
 
 @pytest.mark.slow
-def test_gradients_at_4096():
+def test_gradients_at_4096(form):
     assert_same_map(4096, step=0.01)
 
 
 @pytest.mark.parametrize("step", [1e-3, 1e3])
-def test_float32_over_16384_steps(step):
+def test_float32_over_16384_steps(form, step):
     exact = [t.detach() for t in inputs(16_384, step=step)]
     single = [t.float().requires_grad_() for t in exact]
     want, _ = selective_scan(*exact)
@@ -70,20 +98,19 @@ def test_float32_over_16384_steps(step):
     assert all(t.grad is not None and t.grad.isfinite().all() for t in single)
 
 
-def test_the_expanded_state_is_never_whole():
-    """No tensor that the backward pass keeps has the states of more than a span."""
-    largest = 0
+def test_the_expanded_state_is_never_whole(form):
+    """No tensor that the backward pass keeps is larger than the inputs, a 16th of the states of 16,384 positions."""
+    largest, length, width = 0, 16_384, 16
 
     def keep(tensor):
         nonlocal largest
         largest = max(largest, tensor.numel())
         return tensor
 
-    length = 8 * SPAN
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        y, _ = selective_scan(*inputs(length))
+        y, _ = selective_scan(*inputs(length, channels=width, states=width))
         y.sum().backward()
-    assert largest <= BATCH * CHANNELS * STATES * SPAN < BATCH * CHANNELS * STATES * length
+    assert largest <= BATCH * width * length
 
 
 def test_selective_scan_toy():

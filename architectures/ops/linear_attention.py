@@ -3,9 +3,10 @@
     linear attention   S[t] = diag(a[t]) S[t-1] + k[t]^T v[t]                   a: a number for each head, or one for each key
     delta rule         S[t] = a[t] (I - beta[t] k[t]^T k[t]) S[t-1] + beta[t] k[t]^T v[t]         a: a number for each head
 
-Fast forms work in chunks: products within, a recurrence between. A sequence is cut into whole chunks and, for what is left,
-smaller powers of two, so nothing is padded. Every decay in use is a product of decays in [0, 1], built without a difference
-or a quotient, so that none overflows and none loses digits:
+Fast forms are one compiled loop over time for each head (ops/kernels/linear_attention.py). In tensors they work in chunks:
+products within, a recurrence between. A sequence is cut into whole chunks and, for what is left, smaller powers of two, so
+nothing is padded. Every decay in use is a product of decays in [0, 1], built without a difference or a quotient, so that none
+overflows and none loses digits:
 
 * a number for each head: the sums of log decays between all pairs of a chunk (Dao & Gu, arXiv:2405.21060, section 6);
 * one for each key (Yang et al., arXiv:2312.06635, section 4): blocks are joined in pairs up to a chunk, and across the border
@@ -19,6 +20,7 @@ The state's dtype is the dtype of all of it, whatever autocast says.
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
 
 import torch
 from einops import rearrange
@@ -26,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from architectures.backbone import Flops
+from architectures.ops import native
 from architectures.ops.scan import scan, scan_flops
 
 CHUNK = 32
@@ -39,6 +42,10 @@ def linear_attention(
     q: Queries, k: Queries, v: Values, log_decay: Float[Tensor, "#batch length heads"], state: Matrices
 ) -> tuple[Values, Matrices]:
     """All y and the last S, a decay for each head. Queries and keys of one head serve all."""
+    given = _given(state, q, k, v, log_decay)
+    if (kernels := native.kernels("linear_attention", *given)) is not None:
+        q, k, v, log_decay, state = given
+        return _Linear.apply(kernels, q, k, v, log_decay.exp().expand(v.shape[:3])[..., None], state)  # pyright: ignore[reportReturnType]
     return _in_chunks(_linear, state, q, k, v, log_decay)
 
 
@@ -46,6 +53,9 @@ def gated_linear_attention(
     q: Queries, k: Queries, v: Values, decay: Float[Tensor, "batch length heads key"], state: Matrices
 ) -> tuple[Values, Matrices]:
     """All y and the last S, a decay for each key."""
+    given = _given(state, q, k, v, decay)
+    if (kernels := native.kernels("linear_attention", *given)) is not None:
+        return _Linear.apply(kernels, *given)  # pyright: ignore[reportReturnType]
     return _in_chunks(_gated, state, q, k, v, decay)
 
 
@@ -58,7 +68,12 @@ def delta_rule(
     state: Matrices,
 ) -> tuple[Values, Matrices]:
     """All y and the last S; no `log_decay` is no decay."""
-    return _in_chunks(_delta, state, q, k, v, beta, *(() if log_decay is None else (log_decay,)))
+    decays = () if log_decay is None else (log_decay,)
+    given = _given(state, q, k, v, beta, *decays)
+    if (kernels := native.kernels("linear_attention", *given)) is not None:
+        q, k, v, beta, *rest, state = given
+        return _Delta.apply(kernels, q, k, v, beta, rest[0].exp() if rest else torch.ones_like(beta), state)  # pyright: ignore[reportReturnType]
+    return _in_chunks(_delta, state, q, k, v, beta, *decays)
 
 
 def linear_attention_definition(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,6 +160,68 @@ def pieces(length: int) -> list[tuple[int, int]]:
     sizes = [(length // CHUNK, CHUNK)]
     sizes += [(1, 1 << bit) for bit in reversed(range(CHUNK.bit_length() - 1)) if length % CHUNK >> bit & 1]
     return [(chunks, size) for chunks, size in sizes if chunks]
+
+
+def _given(state: Tensor, *inputs: Tensor) -> list[Tensor]:
+    """All in the state's dtype, the state last."""
+    return [*(x.to(state.dtype) for x in inputs), state]
+
+
+class _Linear(torch.autograd.Function):
+    """The compiled loop; the last axis of the decay is of keys, or of one."""
+
+    @staticmethod
+    def forward(ctx, kernels: ModuleType, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, decay = (x.contiguous() for x in (q, k, v, decay))
+        y, last, marks = torch.empty_like(v), state.clone(memory_format=torch.contiguous_format), _marks(v, state, kernels.SPAN)
+        native.run(kernels.forward, len(v) * v.shape[2], q, k, v, decay, y, last, marks)
+        ctx.kernels = kernels
+        ctx.save_for_backward(q, k, v, decay, marks)
+        return y, last
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, to_last: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, decay, marks = ctx.saved_tensors
+        to_q, to_k = v.new_zeros(2, *v.shape[:3], k.shape[3]).unbind()
+        to_v, to_decay, to_state = (
+            torch.empty_like(v),
+            torch.empty_like(decay),
+            to_last.mT.clone(memory_format=torch.contiguous_format),
+        )
+        given = q, k, v, decay, marks, grad.contiguous()
+        native.run(ctx.kernels.backward, len(v) * v.shape[2], *given, to_q, to_k, to_v, to_decay, to_state)
+        if q.shape[2] < v.shape[2]:
+            to_q, to_k = (x.unflatten(2, (q.shape[2], -1)).sum(3) for x in (to_q, to_k))
+        return None, to_q, to_k, to_v, to_decay, to_state.mT
+
+
+class _Delta(torch.autograd.Function):
+    """The compiled loop."""
+
+    @staticmethod
+    def forward(ctx, kernels: ModuleType, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, state: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, beta, decay = (x.contiguous() for x in (q, k, v, beta, decay))
+        y, errors = torch.empty_like(v), torch.empty_like(v)
+        last, marks = state.clone(memory_format=torch.contiguous_format), _marks(v, state, kernels.SPAN)
+        native.run(kernels.delta_forward, len(v) * v.shape[2], q, k, v, beta, decay, y, errors, last, marks)
+        ctx.kernels = kernels
+        ctx.save_for_backward(q, k, v, beta, decay, errors, marks)
+        return y, last
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, to_last: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, beta, decay, errors, marks = ctx.saved_tensors
+        to_q, to_k, to_v = torch.zeros_like(q), torch.zeros_like(k), torch.empty_like(v)
+        to_beta, to_decay = torch.zeros_like(beta), torch.zeros_like(decay)
+        to_state = to_last.mT.clone(memory_format=torch.contiguous_format)
+        given = q, k, v, beta, decay, errors, marks, grad.contiguous()
+        native.run(ctx.kernels.delta_backward, len(v) * v.shape[2], *given, to_q, to_k, to_v, to_beta, to_decay, to_state)
+        return None, to_q, to_k, to_v, to_beta, to_decay, to_state.mT
+
+
+def _marks(v: Tensor, state: Tensor, span: int) -> Tensor:
+    batch, heads, keys, values = state.shape
+    return v.new_empty(batch, heads, -(-v.shape[1] // span), values, keys)
 
 
 def _in_chunks(form: Callable[..., tuple[Tensor, Tensor]], state: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:

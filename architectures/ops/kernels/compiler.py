@@ -50,7 +50,7 @@ def _exp(x):
         result = series[0]
         for term in literal_unroll(series[1:]):
             result = result * rest + term
-        result = result * _two_to_the(shifted)
+        result = result * _two_to_the(shifted)  # pyright: ignore[reportCallIssue]
         return nothing if x < least else endless if x > most else result
 
     return power
