@@ -1,8 +1,7 @@
 """RWKV, versions 4 to 7: recurrences with decay for each channel, each block with its own time mix and channel mix.
 
     x <- LN(x);   in each block x <- x + time_mix(LN(x)), x <- x + channel_mix(LN(x));   at the end LN(x)
-    token shift: every input of a mix is x[t] + (x[t-1] - x[t]) * mu
-    channel mix: sigmoid(W_r x_r) * W_v relu(W_k x_k)^2; version 7 has no W_r
+    token shift of every input of a mix, and the channel mix: ops/token_shift.py
     time mix: W_o (sigmoid(r) * wkv) in 4, W_o (groupnorm(y) * gate) in 5 to 7, wkv and y by the recurrences in ops/wkv*.py
 
 4  Peng et al., arXiv:2305.13048, section 3: scalar states, decay exp(-exp(w)), a bonus u for the current position.
@@ -21,86 +20,23 @@ both are added.
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from architectures.backbone import Backbone, Flops, SequenceMap, State, Tuning
+from architectures.ops.token_shift import KEPT, ChannelMix, LowRank, Place, Values, moved, projection, shifted
 from architectures.ops.wkv import LOWEST, wkv4, wkv4_flops, wkv6, wkv6_flops
 from architectures.ops.wkv7 import wkv7, wkv7_flops
-from architectures.stack import NORM, Pointwise, Residual, both_ways
+from architectures.stack import NORM, Residual, both_ways
 
-KEPT = Tuning(decay=False)
 TWICE = Tuning(lr_scale=2.0, decay=False)
-Values = Float[Tensor, "batch length dim"]
 Mixed = tuple[Values, State, Values | None]
-
-
-@dataclass(frozen=True)
-class Place:
-    """A layer's place in the stack, which initialisation depends on, and the widths."""
-
-    dim: int
-    width: int
-    layer: int
-    depth: int
-
-    @property
-    def rising(self) -> float:
-        """From 0 in the first layer to 1 in the last."""
-        return self.layer / max(self.depth - 1, 1)
-
-    @property
-    def falling(self) -> float:
-        """From 1 in the first layer to 1 / depth in the last."""
-        return 1 - self.layer / self.depth
-
-    @property
-    def channel(self) -> Tensor:
-        """From 0 in the first channel to 1 in the last."""
-        return torch.arange(self.dim) / (self.dim - 1)
-
-    def mu(self, *powers: float) -> Tensor:
-        """Shares of the position before, less and less with the channel: a row for each power."""
-        return torch.stack([1 - (torch.arange(self.dim) / self.dim) ** power for power in powers])
-
-
-def projection(inputs: int, outputs: int, gain: float) -> nn.Linear:
-    """A linear map without bias, orthogonal or, where the gain is 0, zero."""
-    linear = nn.Linear(inputs, outputs, bias=False)
-    nn.init.orthogonal_(linear.weight, gain) if gain else nn.init.zeros_(linear.weight)
-    return linear
-
-
-def shifted(x: Values, last: Float[Tensor, "batch dim"]) -> Values:
-    """x[t-1] - x[t]; `last` precedes the first."""
-    return torch.cat([last[:, None], x[:, :-1]], 1) - x
-
-
-class LowRank(Pointwise):
-    """up(inner(down x)), of a rank that grows with the root of dim in steps of 32."""
-
-    tuned: ClassVar[Mapping[str, Tuning]] = {"down": KEPT, "up": KEPT}
-
-    def __init__(self, dim: int, scale: float, inner: Callable[[Tensor], Tensor] | None = None) -> None:
-        super().__init__()
-        self.rank, self.inner = max(32, 32 * round(scale * math.sqrt(dim) / 32)), inner
-        self.down = nn.Parameter(torch.zeros(dim, self.rank))
-        self.up = nn.Parameter(torch.empty(self.rank, dim))
-        nn.init.orthogonal_(self.up, 0.1 * math.sqrt(max(1, self.rank / dim)))
-
-    def forward(self, x: Values) -> Values:
-        low = x @ self.down
-        return (low if self.inner is None else self.inner(low)) @ self.up
-
-    def flops(self, length: int) -> Flops:
-        return Flops(4 * self.down.numel(), pointwise=0 if self.inner is None else self.rank) * length
 
 
 def head_norm(place: Place) -> nn.GroupNorm:
@@ -159,7 +95,7 @@ class TimeMix4(TimeMix):
 
     def mix(self, x: Values, state: State, first: Values | None) -> Mixed:
         last, sums = state
-        x_k, x_v, x_r = (x + shifted(x, last) * self.mu[:, None, None]).unbind(0)
+        x_k, x_v, x_r = moved(x, shifted(x, last), self.mu)
         k, v = (y.to(self.decay.dtype) for y in (self.key(x_k), self.value(x_v)))
         y, sums = wkv4(k, v, self.decay.exp(), self.bonus, sums)
         return self.out(torch.sigmoid(self.receptance(x_r)) * y), (x[:, -1], sums), first
@@ -189,14 +125,15 @@ class TimeMix5(TimeMix):
         self.norm = head_norm(place)
 
     def inputs(self, x: Values, delta: Values) -> tuple[Tensor, ...]:
-        """The shifted inputs of k, v, r and gate, and the logarithm of -log decay."""
-        return *(x + delta * self.mu[:, None, None]).unbind(0), self.decay.expand_as(x)
+        """The shifted inputs of k, v, r and gate, and the logarithm of -log decay, which here has no positions."""
+        return *moved(x, delta, self.mu), self.decay
 
     def mix(self, x: Values, state: State, first: Values | None) -> Mixed:
         last, matrix = state
         x_k, x_v, x_r, x_g, decay = self.inputs(x, shifted(x, last))
         r, k, v = (self._heads(y) for y in (self.receptance(x_r), self.key(x_k), self.value(x_v)))
-        y, matrix = wkv6(r, k, v, -self._heads(decay).exp(), self.bonus, matrix)
+        log_decay = -decay.unflatten(-1, self.bonus.shape).to(self.bonus.dtype).exp()
+        y, matrix = wkv6(r, k, v, log_decay, self.bonus, matrix)
         y = self.norm(y.flatten(0, 1).flatten(1)).view(x.shape)
         return self.out(y * F.silu(self.gate(x_g))), (x[:, -1], matrix), first
 
@@ -223,9 +160,12 @@ class TimeMix6(TimeMix5):
         self.decay_up = nn.Parameter(torch.empty(64, dim).uniform_(-0.01, 0.01))
 
     def inputs(self, x: Values, delta: Values) -> tuple[Tensor, ...]:
-        low = rearrange(torch.tanh((x + delta * self.mu_x) @ self.mu_down), "b l (five rank) -> five (b l) rank", five=5)
-        moved = (low @ self.mu_up).unflatten(1, x.shape[:2])
-        *mixed, x_w = (x + delta * (self.mu[:, None, None] + moved)).unbind(0)
+        low = rearrange(
+            torch.tanh(torch.addcmul(x, delta, self.mu_x) @ self.mu_down), "b l (five rank) -> five (b l) rank", five=5
+        )
+        more = (low @ self.mu_up).unflatten(1, x.shape[:2])
+        mus = zip(self.mu.unbind(0), more.unbind(0), strict=True)
+        *mixed, x_w = (torch.addcmul(x, delta, mu + by) for mu, by in mus)
         return *mixed, self.decay + torch.tanh(x_w @ self.decay_down) @ self.decay_up
 
     def flops(self, length: int) -> Flops:
@@ -262,7 +202,7 @@ class TimeMix7(TimeMix):
 
     def mix(self, x: Values, state: State, first: Values | None) -> Mixed:
         last, matrix = state
-        x_r, x_w, x_k, x_v, x_a, x_g = (x + shifted(x, last) * self.mu[:, None, None]).unbind(0)
+        x_r, x_w, x_k, x_v, x_a, x_g = moved(x, shifted(x, last), self.mu)
         r, k, v = self.receptance(x_r), self.key(x_k), self.value(x_v)
         log_decay = -math.exp(-0.5) * torch.sigmoid(self.decay + self.decay_rank(x_w))
         a = torch.sigmoid(self.rate + self.rate_rank(x_a))
@@ -287,43 +227,16 @@ class TimeMix7(TimeMix):
         return total
 
 
-class ChannelMix(SequenceMap):
-    """A wide layer over each position and the one before; the state is the last input. `gated` is not version 7's."""
-
-    tuned: ClassVar[Mapping[str, Tuning]] = {"mu": KEPT}
-
-    def __init__(self, place: Place, version: int, hidden: int) -> None:
-        super().__init__()
-        dim, self.gated = place.dim, version < 7
-        self.mu = nn.Parameter(place.mu(place.falling, place.falling) if self.gated else place.mu(place.falling**4))
-        self.key = projection(dim, hidden, math.sqrt(max(1, hidden / dim)) if version == 4 else 1)
-        self.value = projection(hidden, dim, 0)
-        self.receptance = projection(dim, dim, 0) if self.gated else None
-
-    def init_state(self, batch: int) -> State:
-        return self.zeros(batch, self.mu.shape[1])
-
-    def stream(self, x: Values, state: State):
-        x_k, *x_r = (x + shifted(x, state) * self.mu[:, None, None]).unbind(0)
-        y = self.value(F.relu(self.key(x_k)).square())
-        if self.receptance is not None:
-            y = torch.sigmoid(self.receptance(x_r[0])) * y
-        return y, x[:, -1]
-
-    def flops(self, length: int) -> Flops:
-        hidden, dim = self.key.weight.shape
-        gate = Flops(2 * dim**2, 2 * dim, 2 * dim) if self.gated else Flops()
-        return (Flops(4 * dim * hidden, 3 * dim, 2 * hidden) + gate) * length
-
-
 class Blocks(SequenceMap):
-    """All blocks in one direction, between the norm of the embeddings and the last norm."""
+    """Blocks in one direction, between the norm of the embeddings and the last norm."""
 
     def __init__(self, dim: int, depth: int, version: int, width: int, hidden: int) -> None:
         super().__init__()
         kind = {4: TimeMix4, 5: TimeMix5, 6: TimeMix6, 7: TimeMix7}[version]
         places = [Place(dim, width, layer, depth) for layer in range(depth)]
-        self.dim, self.before, self.after = dim, nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.dim = dim
+        self.before: nn.Module | None = nn.LayerNorm(dim)
+        self.after: nn.Module | None = nn.LayerNorm(dim)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in places)
         self.time_mixes = nn.ModuleList(kind(place) for place in places)
         self.channel_mixes = nn.ModuleList(Residual(nn.LayerNorm(dim), ChannelMix(place, version, hidden)) for place in places)
@@ -340,15 +253,31 @@ class Blocks(SequenceMap):
     def stream(self, x: Values, state: State):
         if not x.shape[1]:
             return x, state
-        x, first, after = self.before(x), None, []
+        first, after = None, []
+        if self.before is not None:
+            x = self.before(x)
         for (norm, time, channel), (in_time, in_channel) in zip(self._blocks(), state, strict=True):
             y, in_time, first = time.mix(norm(x), in_time, first)
             x, in_channel = channel.stream(x + y, in_channel)
             after.append((in_time, in_channel))
-        return self.after(x), tuple(after)
+        return x if self.after is None else self.after(x), tuple(after)
+
+    def alone(self, index: int) -> "Blocks":
+        """Block `index` by itself: the norm of the embeddings belongs to the first; values cannot blend with another's."""
+        kept = {name: nn.ModuleList([getattr(self, name)[index]]) for name in ("norms", "time_mixes", "channel_mixes")}
+        one = deepcopy(self, {id(getattr(self, name)): blocks for name, blocks in kept.items()})
+        one.after = None
+        if index:
+            one.before = None
+        time = one.time_mixes[0]
+        if isinstance(time, TimeMix7) and time.blends:
+            time.blends = False
+            del time.blend, time.blend_rank
+        return one
 
     def flops(self, length: int) -> Flops:
-        total = Flops(pointwise=2 * NORM * length * self.dim)
+        norms = sum(norm is not None for norm in (self.before, self.after))
+        total = Flops(pointwise=norms * NORM * length * self.dim)
         for _, time, channel in self._blocks():
             total = total + time.flops(length) + channel.flops(length) + Flops(pointwise=(NORM + 1) * length * self.dim)
         return total
@@ -391,3 +320,8 @@ class RWKV(Backbone):
 
     def flops(self, length: int) -> Flops:
         return self.blocks.flops(length)
+
+    def as_layer(self, index: int) -> SequenceMap:
+        if not isinstance(self.blocks, Blocks):
+            raise ValueError("without causality rwkv reads in both directions as a whole, not layer by layer")
+        return self.blocks.alone(index)

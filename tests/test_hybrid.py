@@ -258,3 +258,24 @@ def test_what_a_member_refuses_the_hybrid_refuses():
 def test_laws(pattern):
     report = check(f"hybrid:pattern={pattern}")
     assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("version", [4, 5, 6])
+def test_rwkv_s_blocks_are_its_layers(version):
+    """The first brings the norm of the embeddings; the last norm is the hybrid's own."""
+    hybrid, whole = made("hybrid", depth=3, pattern=f"rwkv[version={version}]"), made("rwkv", depth=3, version=version)
+    ours, theirs = list(hybrid.layers), whole.blocks
+    for index, layer in enumerate(ours):
+        layer.norms[0].load_state_dict(theirs.norms[index].state_dict())
+        layer.time_mixes[0].load_state_dict(theirs.time_mixes[index].state_dict())
+        layer.channel_mixes[0].load_state_dict(theirs.channel_mixes[index].state_dict())
+    hybrid.double()
+    whole.double()
+    whole.blocks.after = None
+    x = noise(2, 17, 16)
+    torch.testing.assert_close(hybrid(x), hybrid.norm(whole(x)), rtol=0, atol=1e-12)
+
+
+def test_rwkv_is_no_layer_without_causality():
+    with pytest.raises(ValueError, match="without causality"):
+        made("hybrid", causal=False, pattern="rwkv+gru")

@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from architectures.ops import wkv, wkv7
+from architectures.ops import native, wkv, wkv7
+from architectures.ops.token_shift import ChannelMix, Place
 from architectures.ops.wkv import LOWEST
-from architectures.rwkv import RWKV, ChannelMix, Place, TimeMix4, TimeMix5, TimeMix6, TimeMix7
+from architectures.rwkv import RWKV, TimeMix4, TimeMix5, TimeMix6, TimeMix7
 from lab.conformance import check
 
 VERSIONS = [4, 5, 6, 7]
@@ -42,7 +43,7 @@ def arguments(version, length, *, batch=2, heads=2, width=4, dtype=torch.float64
     else:
         r, k, v, decay, c, a = vectors
         state = drawn(batch, heads, width, width, seed=7)
-        if version == 6:
+        if version in (5, 6):
             given = [r, k, v, -(2 * decay).exp(), drawn(heads, width, seed=8), state]
         else:
             given = [r, -math.exp(-0.5) * torch.sigmoid(decay), k, v, F.normalize(c, dim=-1), torch.sigmoid(a), state]
@@ -57,20 +58,53 @@ def read(recurrence, given):
     return recurrence(*given)
 
 
+@pytest.fixture(params=["compiled", "tensors"])
+def form(request, monkeypatch):
+    """Both fast forms in turn."""
+    if request.param == "tensors":
+        monkeypatch.setattr(native, "kernels", lambda *_: None)
+    elif native.kernels("wkv4", torch.zeros(1)) is None:
+        pytest.skip("numba is not installed")
+    return request.param
+
+
+def results(recurrence, version, length, **settings):
+    """Outputs, state and the gradients to everything, from a state and with gradients from outputs and state."""
+    given = arguments(version, length, **settings)
+    if version == 5:
+        given[3] = given[3][0, 0].detach().requires_grad_()
+    found = read(recurrence, given)
+    torch.stack([(x * drawn(*x.shape, seed=20)).sum() for x in found]).sum().backward()
+    return [*found, *(x.grad for x in given)]
+
+
+FORMS = {
+    4: (wkv.wkv4, wkv.wkv4_definition),
+    5: (wkv.wkv6, wkv.wkv6_definition),
+    6: (wkv.wkv6, wkv.wkv6_definition),
+    7: (wkv7.wkv7, wkv7.wkv7_definition),
+}
+
+
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize(
-    ("version", "fast", "slow"),
-    [(4, wkv.wkv4, wkv.wkv4_definition), (6, wkv.wkv6, wkv.wkv6_definition), (7, wkv7.wkv7, wkv7.wkv7_definition)],
-)
-def test_a_recurrence_is_its_definition(version, fast, slow, length):
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_recurrence_is_its_definition(version, length, form):
+    for ours, theirs in zip(*(results(recurrence, version, length) for recurrence in FORMS[version]), strict=True):
+        bound = 1e-12 if form == "compiled" else 1e-11
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=bound * max(1, theirs.abs().max().item()))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kernels_do_not_depend_on_threads(version):
+    """Bit for bit, also where channels do not fill a block."""
     found = []
-    for recurrence in (fast, slow):
-        given = arguments(version, length)
-        results = read(recurrence, given)
-        torch.stack([(x * drawn(*x.shape, seed=20)).sum() for x in results]).sum().backward()
-        found.append([*results, *(x.grad for x in given)])
-    for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11 * max(1, theirs.abs().max().item()))
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(results(FORMS[version][0], version, 67, heads=5, width=15))
+    torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(found[0], other, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +158,7 @@ def test_wkv4_does_not_overflow_at_any_decay(log_w):
     want, _ = wkv.wkv4(k, v, math.exp(log_w) * one, one, (zero, zero, zero + LOWEST))
     nothing, unit = zero.float(), one.float()
     got, after = wkv.wkv4(k.float(), v.float(), math.exp(log_w) * unit, unit, (nothing, nothing, nothing + LOWEST))
-    torch.testing.assert_close(got.double(), want, rtol=0, atol=2e-4)
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=5e-4)  # a factor near 1, rounded alike 16,384 times
     assert all(x.isfinite().all() for x in after)
 
 

@@ -5,20 +5,22 @@ RWKV-4, for each channel, with w > 0 and positive sums a and b:
     y[t] = (a + exp(u + k[t]) v[t]) / (b + exp(u + k[t]));   a <- exp(-w) a + exp(k[t]) v[t],  b <- exp(-w) b + exp(k[t])
 
 Peng et al., arXiv:2305.13048, section 3 and, for the running maximum p, its appendix. Sums are kept divided by exp(p[t]) with
-p[t] = max(p[t-1] - w, k[t]), so that nothing overflows; y does not depend on p, hence p has no gradient. Scaled in this way
-they are first-order recurrences, which `scan` runs.
+p[t] = max(p[t-1] - w, k[t]), so that nothing overflows; y does not depend on p, hence p has no gradient.
 
 RWKV-5 and 6, for each head, with a state S of key channels by value channels and decays exp(l[t]) for each key channel:
 
     y[t] = r[t] (S + diag(u) k[t]^T v[t]);   S <- diag(exp l[t]) S + k[t]^T v[t]        arXiv:2404.05892, section 4
 
-Here a sequence is cut into chunks. What a position reads within its chunk is summed over levels: at the level of m, the second
-half of each block of 2m positions reads the first half. Both are scaled to the border between them, by decays to the power of
-sums of l that are negative, so that no decay is too strong and no number is ever divided by a decay. `scan` carries S from
-chunk to chunk. What is left over of a sequence is cut into smaller chunks, each half as long: no padding.
+Fast form: one compiled loop over time for each (ops/kernels/wkv4.py, wkv6.py). In tensors: the sums of RWKV-4, scaled as above,
+are first-order recurrences, which `scan` runs. For a matrix state a sequence is cut into chunks. What a position reads within its
+chunk is summed over levels: at the level of m, the second half of each block of 2m positions reads the first half. Both are
+scaled to the border between them, by decays to the power of sums of l that are negative, so that no decay is too strong and no
+number is ever divided by a decay. `scan` carries S from chunk to chunk. What is left over of a sequence is cut into smaller
+chunks, each half as long: no padding.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
 
 import torch
 from einops import rearrange
@@ -27,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from architectures.backbone import Flops
+from architectures.ops import native
 from architectures.ops.scan import scan
 
 CHUNK = 32
@@ -46,6 +49,9 @@ def wkv4(
 ) -> tuple[Values, tuple[Tensor, Tensor, Tensor]]:
     """All y, and (a, b, p) after the last position, from `initial` = (a, b, p)."""
     a, b, start = initial
+    if kernels := native.kernels("wkv4", k, v, w, u, *initial):
+        y, *after = _Sums.apply(kernels, k, v, w, u, *initial)
+        return y, (after[0], after[1], after[2])
     with torch.no_grad():
         elapsed = w.double() * torch.arange(1, k.shape[1] + 1, device=k.device)[:, None]
         highest = torch.cat([start[:, None].double(), k + elapsed], 1).cummax(1).values[:, 1:]
@@ -80,9 +86,18 @@ def wkv4_flops(length: int, dim: int) -> Flops:
 
 
 def wkv6(
-    r: Heads, k: Heads, v: Heads, log_decay: Heads, bonus: Float[Tensor, "heads width"], initial: Matrices
+    r: Heads,
+    k: Heads,
+    v: Heads,
+    log_decay: Float[Tensor, "*positions heads width"],
+    bonus: Float[Tensor, "heads width"],
+    initial: Matrices,
 ) -> tuple[Heads, Matrices]:
-    """All y, and S after the last position, from S = `initial`."""
+    """All y, and S after the last position, from S = `initial`. A decay that is constant has no positions."""
+    if kernels := native.kernels("wkv6", r, k, v, log_decay, bonus, initial):
+        y, after = _Matrices.apply(kernels, r, k, v, log_decay, bonus, initial)
+        return y, after
+    log_decay = log_decay.expand_as(r)
     with full_precision(r):
         sizes = [chunk * count for chunk, count in chunks(r.shape[1])]
         outputs, state = [], initial
@@ -97,6 +112,7 @@ def wkv6(
 def wkv6_definition(r: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, bonus: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
     """Position by position."""
     state, out = initial, []
+    log_decay = log_decay.expand_as(r)
     for t in range(r.shape[1]):
         new = k[:, t, :, :, None] * v[:, t, :, None, :]
         out.append((r[:, t, :, :, None] * (state + bonus[:, :, None] * new)).sum(2))
@@ -139,6 +155,63 @@ def sums_before(x: Tensor) -> Tensor:
 def sums_after(x: Tensor) -> Tensor:
     """The sum of all later rows, for each row."""
     return F.pad(x[..., 1:, :], (0, 0, 0, 1)).flip(-2).cumsum(-2).flip(-2)
+
+
+class _Sums(torch.autograd.Function):
+    """RWKV-4's compiled loop."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx, kernels: ModuleType, k: Tensor, v: Tensor, w: Tensor, u: Tensor, a: Tensor, b: Tensor, p: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        k, v, w, u = (x.contiguous() for x in (k, v, w, u))
+        ctx.kernels = kernels
+        sums, y = torch.stack([a, b, p]), torch.empty_like(k)
+        marks = k.new_empty(len(k), -(-k.shape[1] // kernels.SPAN), 3, k.shape[2])
+        native.run(kernels.forward, kernels.items(k), k, v, w, u, y, sums, marks)
+        ctx.save_for_backward(k, v, w, u, a, b, marks)
+        a, b, p = (x.clone() for x in sums.unbind(0))
+        ctx.mark_non_differentiable(p)
+        return y, a, b, p
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, grad_a: Tensor, grad_b: Tensor, _: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        k, v, w, u, a, b, marks = ctx.saved_tensors
+        to_sums, to_k, to_v = torch.stack([grad_a, grad_b]), torch.empty_like(k), torch.empty_like(v)
+        to_w, to_u = torch.zeros_like(a), torch.zeros_like(a)
+        grads = (grad.contiguous(), to_sums, to_k, to_v, to_w, to_u)
+        native.run(ctx.kernels.backward, ctx.kernels.items(k), k, v, w, u, marks, *grads)
+        to_a, to_b = to_sums.unbind(0)
+        return None, to_k, to_v, to_w.sum(0), to_u.sum(0), to_a, to_b, a * to_a + b * to_b
+
+
+class _Matrices(torch.autograd.Function):
+    """RWKV-6's compiled loop."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx, kernels: ModuleType, r: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, bonus: Tensor, initial: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        r, k, v, bonus = (x.contiguous() for x in (r, k, v, bonus))
+        ctx.kernels, ctx.constant = kernels, log_decay.ndim == 2
+        decay = (log_decay[None, None] if ctx.constant else log_decay).contiguous().exp()
+        batch, length, heads, width = r.shape
+        y, after = torch.empty_like(r), initial.clone(memory_format=torch.contiguous_format)
+        marks = r.new_empty(batch, heads, -(-length // kernels.SPAN), width, width)
+        native.run(kernels.forward, batch * heads, r, k, v, decay, bonus, y, after, marks)
+        ctx.save_for_backward(r, k, v, decay, bonus, marks)
+        return y, after
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, grad_after: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        r, k, v, decay, bonus, marks = ctx.saved_tensors
+        batch, _, heads, _ = r.shape
+        to_r, to_k, to_v = torch.empty_like(r), torch.empty_like(k), torch.empty_like(v)
+        to_decay, to_bonus = r.new_zeros(batch, *decay.shape[1:]), r.new_zeros(batch, *bonus.shape)
+        to_initial = grad_after.clone(memory_format=torch.contiguous_format)
+        grads = (grad.contiguous(), to_initial, to_r, to_k, to_v, to_decay, to_bonus)
+        native.run(ctx.kernels.backward, batch * heads, r, k, v, decay, bonus, marks, *grads)
+        return None, to_r, to_k, to_v, to_decay.sum((0, 1)) if ctx.constant else to_decay, to_bonus.sum(0), to_initial
 
 
 def _in_chunks(r: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, bonus: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,10 +4,13 @@
 
 for each head, with S of key channels by value channels. Peng et al., arXiv:2503.14456, section 4 (their S is the transpose).
 
-Within a chunk, what c removes, c[t]^T S[t-1], is a unit lower triangular system in S at the chunk's start and the values; it is
-solved for all chunks at once, and a loop over chunks carries S. Keys are divided by the decay since the chunk's start: l must
-be above -2.5, which RWKV-7 keeps by construction (l > -0.61), or that overflows.
+Fast form: one compiled loop over time (ops/kernels/wkv7.py). In tensors: within a chunk, what c removes, c[t]^T S[t-1], is a unit
+lower triangular system in S at the chunk's start and the values; it is solved for all chunks at once, and a loop over chunks
+carries S. Keys are divided by the decay since the chunk's start: there l must be above -2.5, which RWKV-7 keeps by construction
+(l > -0.61), or that overflows.
 """
+
+from types import ModuleType
 
 import torch
 from einops import rearrange
@@ -16,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from architectures.backbone import Flops
+from architectures.ops import native
 from architectures.ops.wkv import chunks, full_precision, sums_after
 
 Heads = Float[Tensor, "batch length heads width"]
@@ -24,6 +28,9 @@ Matrices = Float[Tensor, "batch heads width width"]
 
 def wkv7(r: Heads, log_decay: Heads, k: Heads, v: Heads, c: Heads, a: Heads, initial: Matrices) -> tuple[Heads, Matrices]:
     """All y, and S after the last position, from S = `initial`."""
+    if kernels := native.kernels("wkv7", r, log_decay, k, v, c, a, initial):
+        y, after = _Matrices.apply(kernels, r, log_decay, k, v, c, a, initial)
+        return y, after
     with full_precision(r):
         sizes = [chunk * count for chunk, count in chunks(r.shape[1])]
         outputs, state = [], initial
@@ -58,6 +65,32 @@ def wkv7_flops(length: int, heads: int, width: int) -> Flops:
         mixing = 14 * chunk * width + 3 * width**2 + 2 * width * chunk * (chunk - 1)
         total = total + Flops(contraction, mixing) * (count * heads)
     return total
+
+
+class _Matrices(torch.autograd.Function):
+    """The compiled loop."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx, kernels: ModuleType, r: Tensor, log_decay: Tensor, k: Tensor, v: Tensor, c: Tensor, a: Tensor, initial: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        given = [x.contiguous() for x in (r, log_decay.exp(), k, v, c, a)]
+        ctx.kernels = kernels
+        batch, length, heads, width = r.shape
+        y, after = torch.empty_like(given[0]), initial.clone(memory_format=torch.contiguous_format)
+        marks = r.new_empty(batch, heads, -(-length // kernels.SPAN), width, width)
+        native.run(kernels.forward, batch * heads, *given, y, after, marks)
+        ctx.save_for_backward(*given, marks)
+        return y, after
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, grad_after: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        *given, marks = ctx.saved_tensors
+        batch, _, heads, _ = given[0].shape
+        to_initial = grad_after.clone(memory_format=torch.contiguous_format)
+        grads = [torch.empty_like(x) for x in given]
+        native.run(ctx.kernels.backward, batch * heads, *given, marks, grad.contiguous(), to_initial, *grads)
+        return None, *grads, to_initial
 
 
 def _in_chunks(parts: list[Tensor], state: Tensor) -> tuple[Tensor, Tensor]:
