@@ -397,3 +397,33 @@ def test_sixteen_thousand_positions(form):
 def test_laws(form):
     report = check(f"transformer:{form}")
     assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_keys_are_appended_in_place_and_old_states_stay(mode):
+    """Two continuations of one state: the first takes the room behind it, the second a copy; and memory is moved rarely."""
+    torch.manual_seed(0)
+    model = Transformer(16, 1).double().eval()
+    x = noise(1, 400, 16, dtype=torch.float64)
+    with mode():
+        want, state = model(x), model.init_state(1)
+        homes = set()
+        for t in range(300):
+            y, state = model.stream(x[:, t : t + 1], state)
+            torch.testing.assert_close(y[:, 0], want[:, t], rtol=0, atol=1e-12)
+            homes.add(state[1][0][0].data_ptr())
+        assert len(homes) < 12
+        other, _ = model.stream(-x[:, 300:350], state)
+        torch.testing.assert_close(model.stream(x[:, 300:], state)[0], want[:, 300:], rtol=0, atol=1e-12)
+        assert not torch.allclose(other, want[:, 300:350])
+
+
+def test_a_state_made_in_inference_can_be_streamed_from_elsewhere():
+    torch.manual_seed(0)
+    model = Transformer(16, 1).eval()
+    x = noise(1, 60, 16)
+    with torch.inference_mode():
+        _, state = model.stream(x[:, :40], model.init_state(1))
+        _, state = model.stream(x[:, 40:50], state)
+    with torch.no_grad():
+        torch.testing.assert_close(model.stream(x[:, 50:], state)[0], model(x)[:, 50:], rtol=0, atol=1e-5)

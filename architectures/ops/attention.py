@@ -14,6 +14,7 @@ distances up to its farthest key. ALiBi: Press et al., arXiv:2108.12409.
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -42,8 +43,40 @@ def attend(q: Heads, k: Tensor, v: Tensor, *, causal: bool, window: int | None =
         return _biased(q, k, v, causal, window, bias)
     if window is not None and window < total:
         return _banded(q, k, v, causal, window)
-    seen = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(past) if past else None
+    seen = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(past) if past and new > 1 else None
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=causal and not past)
+
+
+@dataclass
+class _Room:
+    """A buffer that is longer than what it holds: beyond `used` positions nobody looks."""
+
+    buffer: Tensor
+    used: int
+
+
+def appended(old: Tensor, new: Tensor) -> Tensor:
+    """`new` after `old` along the length. Without gradients room is left for what follows, so that not all that was before is
+    copied for each position; `old` keeps its values, and whoever appends to it a second time gets a copy.
+    """
+    if torch.is_grad_enabled():
+        return torch.cat([old.to(new.dtype), new], 2)
+    past, total = old.shape[2], old.shape[2] + new.shape[2]
+    room: _Room | None = getattr(old, "room", None)
+    if (
+        room is None
+        or room.used != past
+        or room.buffer.shape[2] < total
+        or room.buffer.dtype != new.dtype
+        or room.buffer.is_inference() != torch.is_inference_mode_enabled()
+    ):
+        room = _Room(new.new_empty(*new.shape[:2], total + total // 2 + 32, new.shape[3]), past)
+        room.buffer[:, :, :past] = old
+    room.buffer[:, :, past:total] = new
+    room.used = total
+    both = room.buffer[:, :, :total]
+    both.room = room  # pyright: ignore[reportAttributeAccessIssue]
+    return both
 
 
 def attend_definition(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, window: int | None, bias: Bias | None) -> Tensor:
@@ -156,9 +189,11 @@ class Attention(SequenceMap):
             qk = rotate(qk, past)
         q, k = qk.split([self.heads, self.kv_heads], 1)
         if past:
-            k, v = torch.cat([state[0].to(k.dtype), k], 2), torch.cat([state[1].to(v.dtype), v], 2)
-        kept = slice(0 if self.window is None else max(0, k.shape[2] - self.window + 1), None)
-        state = k[:, :, kept], v[:, :, kept]
+            k, v = appended(state[0], k), appended(state[1], v)
+        state = k, v
+        if self.window is not None:
+            kept = slice(max(0, k.shape[2] - self.window + 1), None)
+            state = k[:, :, kept], v[:, :, kept]
         if self.rope and self.window is not None:  # only distances matter, and a window forgets how long it has run
             q, k = rotate(q, past), rotate(k, 0)
         q, bias = self.placed(q, k.shape[2])
