@@ -4,8 +4,9 @@
     n = tanh(W_n x[t] + b_n + r * (U_n h[t-1] + b'_n))
     h[t] = n + z * (h[t-1] - n)
 
-Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", arXiv:1406.1078, section 2.3, run by torch's own
-kernel. Departure, torch's: the reset gate acts after the product with U_n instead of before it, which is another function.
+Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", arXiv:1406.1078, section 2.3; the parameters are those
+of torch's nn.GRU, and what runs is in ops/gates.py. Departure, torch's: the reset gate acts after the product with U_n instead
+of before it, which is another function.
 Input weights are uniform in +-1/sqrt(dim), recurrent weights orthogonal for each gate, biases zero.
 """
 
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from architectures.backbone import Flops, SequenceMap, State
-from architectures.ops.gates import initialise_gates
+from architectures.ops import gates
 from architectures.stack import Mixer, Stack, both_ways
 
 
@@ -26,21 +27,20 @@ class Recurrence(SequenceMap):
         super().__init__()
         self.dim = dim
         self.gru = nn.GRU(dim, dim, batch_first=True)
-        initialise_gates(self.gru)
+        gates.initialise_gates(self.gru)
 
     def init_state(self, batch: int) -> State:
         return self.zeros(1, batch, self.dim)
 
     def stream(self, x: Float[Tensor, "batch length dim"], state: State):
-        return self.gru(x, state) if x.shape[1] else (x, state)
+        return gates.gru(self.gru, x, state)
 
     def flops(self, length: int) -> Flops:
-        # mixing: two gates of two products and two biases (3) and a sigmoid; n (biases 2, r, sum, tanh); h (3)
-        return Flops(contraction=12 * self.dim**2, mixing=16 * self.dim) * length
+        return Flops(contraction=12 * self.dim**2, mixing=gates.GRU * self.dim) * length
 
 
 class GRU(Stack):
-    """Gated recurrent unit, torch's own kernel. Cho et al., arXiv:1406.1078."""
+    """Gated recurrent unit. Cho et al., arXiv:1406.1078."""
 
     def __init__(
         self,

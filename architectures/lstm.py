@@ -2,9 +2,9 @@
 
     i, f, o = sigmoid(W x[t] + U h[t-1] + b), g = tanh(...);   c[t] = f * c[t-1] + i * g;   h[t] = o * tanh(c[t])
 
-Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000, run by torch's own fused kernel. Input weights are
-uniform in +-1/sqrt(dim), recurrent weights orthogonal for each gate, and the forget gate starts open with a bias of 1
-(Jozefowicz et al. 2015, section 2.2).
+Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000; the parameters are those of torch's nn.LSTM, and what
+runs is in ops/gates.py. Input weights are uniform in +-1/sqrt(dim), recurrent weights orthogonal for each gate, and the forget
+gate starts open with a bias of 1 (Jozefowicz et al. 2015, section 2.2).
 """
 
 from typing import Annotated
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from architectures.backbone import Flops, SequenceMap, State
-from architectures.ops.gates import initialise_gates
+from architectures.ops import gates
 from architectures.stack import Mixer, Stack, both_ways
 
 
@@ -24,21 +24,20 @@ class Recurrence(SequenceMap):
         super().__init__()
         self.dim = dim
         self.lstm = nn.LSTM(dim, dim, batch_first=True)
-        initialise_gates(self.lstm)
+        gates.initialise_gates(self.lstm)
 
     def init_state(self, batch: int) -> State:
         return self.zeros(1, batch, self.dim), self.zeros(1, batch, self.dim)
 
     def stream(self, x: Float[Tensor, "batch length dim"], state: State):
-        return self.lstm(x, state) if x.shape[1] else (x, state)
+        return gates.lstm(self.lstm, x, state)
 
     def flops(self, length: int) -> Flops:
-        # mixing: four gate sums of two products and two biases (12), four activations, c (3), tanh c, h (1)
-        return Flops(contraction=16 * self.dim**2, mixing=21 * self.dim) * length
+        return Flops(contraction=16 * self.dim**2, mixing=gates.LSTM * self.dim) * length
 
 
 class LSTM(Stack):
-    """Long short-term memory, torch's own kernel. Hochreiter & Schmidhuber 1997."""
+    """Long short-term memory. Hochreiter & Schmidhuber 1997."""
 
     def __init__(
         self,

@@ -5,7 +5,7 @@
 
 Additive scores: Bahdanau et al., arXiv:1409.0473, appendix A.1.2; a language model that attends to its own past as here:
 Daniluk et al., arXiv:1702.04521, section 2. Departures: the LSTM never reads c, so that it runs over the whole sequence first
-and attention after it in parallel; and the past is the whole past instead of a window. The LSTM is torch's kernel, input
+and attention after it in parallel; and the past is the whole past instead of a window. The LSTM is that of ops/gates.py, input
 weights uniform in +-1/sqrt(dim), recurrent ones orthogonal for each gate, forget bias 1; the linear maps start as torch's.
 
 The triangle of pairs j < t is cut into squares that need no mask: at level 0, 1, 2, ... every second block of 2^level
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from architectures.backbone import Flops, SequenceMap, State
-from architectures.ops.gates import initialise_gates
+from architectures.ops import gates
 from architectures.stack import Mixer, Stack, both_ways
 
 PAIRS = 2**15  # pairs of one sequence that are held at once
@@ -41,7 +41,7 @@ class Lookback(SequenceMap):
         self.key = nn.Linear(dim, width, bias=False)
         self.score = nn.Linear(width, 1, bias=False)
         self.out = nn.Linear(2 * dim, dim, bias=False)
-        initialise_gates(self.lstm)
+        gates.initialise_gates(self.lstm)
 
     def init_state(self, batch: int) -> State:
         cells = self.zeros(1, batch, self.dim), self.zeros(1, batch, self.dim)
@@ -51,7 +51,7 @@ class Lookback(SequenceMap):
         if not x.shape[1]:
             return x, state
         cells, old_keys, old = state
-        h, cells = self.lstm(x, cells)
+        h, cells = gates.lstm(self.lstm, x, cells)
         h = h.to(x.dtype)
         queries, keys = self.query(h), self.key(h)
         context = self.look_back(queries, keys, h, old_keys.to(keys.dtype), old)
@@ -104,11 +104,11 @@ class Lookback(SequenceMap):
         return scores.logsumexp(-1), F.softmax(scores, -1).to(v.dtype) @ v
 
     def flops(self, length: int) -> Flops:
-        # mixing: the LSTM's 21 as in its own file; for each pair sum and tanh of the score, and five for the softmax
+        # mixing: the LSTM; for each pair sum and tanh of the score, and five for the softmax
         pairs = length * (length - 1) // 2
         return Flops(
             contraction=length * (20 * self.dim**2 + 4 * self.dim * self.width) + 2 * pairs * (self.width + self.dim),
-            mixing=21 * length * self.dim + pairs * (2 * self.width + 5),
+            mixing=gates.LSTM * length * self.dim + pairs * (2 * self.width + 5),
             pointwise=length * (self.width + self.dim),
         )
 

@@ -1,15 +1,15 @@
-"""The GRU and the attentive LSTM against their equations written as loops, their initial weights and their cost."""
+"""LSTM, GRU and the attentive LSTM against their equations written as loops, their initial weights and their cost."""
 
 import math
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from architectures import lstm_attention
 from architectures.gru import GRU, Recurrence
 from architectures.lstm_attention import Lookback, LSTMAttention
+from architectures.ops import gates, native
 from lab.counter import Counter
 from lab.laws.subject import noise
 from lab.model import count_parameters
@@ -23,18 +23,6 @@ def double(*shape: int, seed: int = 0) -> Tensor:
 
 def close(got: Tensor, want: Tensor, tolerance: float = 1e-12) -> None:
     torch.testing.assert_close(got, want, rtol=0, atol=tolerance)
-
-
-def gru_definition(layer: Recurrence, x: Tensor, h: Tensor) -> Tensor:
-    ((w, u, b, c),) = layer.gru.all_weights
-    out = []
-    for now in x.unbind(1):
-        (r_x, z_x, n_x), (r_h, z_h, n_h) = F.linear(now, w, b).chunk(3, 1), F.linear(h, u, c).chunk(3, 1)
-        r, z = torch.sigmoid(r_x + r_h), torch.sigmoid(z_x + z_h)
-        n = torch.tanh(n_x + r * n_h)
-        h = (1 - z) * n + z * h
-        out.append(h)
-    return torch.stack(out, 1)
 
 
 def look_back_definition(layer: Lookback, x: Tensor, past: Tensor) -> Tensor:
@@ -57,19 +45,111 @@ def gradients(y: Tensor, wanted: list[Tensor]) -> list[Tensor]:
     return list(torch.autograd.grad((y * noise(*y.shape, dtype=y.dtype, seed=9)).sum(), wanted))
 
 
-@pytest.mark.parametrize("length", [1, 9, 37])
-def test_gru_is_its_equations(length):
+KINDS = {"lstm": (nn.LSTM, gates.lstm, gates.lstm_definition, 2), "gru": (nn.GRU, gates.gru, gates.gru_definition, 1)}
+
+
+def one_layer(kind: str, batch: int, length: int, dim: int, dtype: torch.dtype = torch.float64):
+    """Cells with biases, what they read, and a state to start from."""
+    cls, fast, slow, parts = KINDS[kind]
     torch.manual_seed(0)
-    layer, x = Recurrence(6).double(), double(2, length, 6).requires_grad_()
+    cells = cls(dim, dim, batch_first=True).to(dtype)
+    gates.initialise_gates(cells)
     with torch.no_grad():
-        for bias in layer.gru.all_weights[0][2:]:
-            bias.copy_(double(18))
-    start = double(1, 2, 6, seed=2)
-    fast, slow = layer.stream(x, start)[0], gru_definition(layer, x, start[0])
-    close(fast, slow)
-    wanted = [x, *layer.parameters()]
-    for got, want in zip(gradients(fast, wanted), gradients(slow, wanted), strict=True):
-        close(got, want, 1e-11)
+        for bias in cells.all_weights[0][2:]:
+            bias.add_(noise(*bias.shape, dtype=dtype, seed=3))
+    x = noise(batch, length, dim, dtype=dtype).requires_grad_()
+    state = tuple(noise(1, batch, dim, dtype=dtype, seed=i + 1).requires_grad_() for i in range(parts))
+    return cells, fast, slow, x, state if kind == "lstm" else state[0]
+
+
+def values_and_gradients(form, cells, x: Tensor, state) -> list[Tensor]:
+    """h and the last state, and the gradients through both to everything."""
+    h, last = form(cells, x, state)
+    out = [h, *(last if isinstance(last, tuple) else (last,))]
+    start = state if isinstance(state, tuple) else (state,)
+    total = sum((y * noise(*y.shape, dtype=y.dtype, seed=9 + i)).sum() for i, y in enumerate(out))
+    return [*out, *torch.autograd.grad(total, [x, *start, *cells.parameters()])]
+
+
+def without_kernels(monkeypatch) -> None:
+    monkeypatch.setattr(native, "kernels", lambda *_: None)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(("batch", "length", "dim"), [(1, 1, 8), (1, 9, 8), (2, 37, 6), (3, 33, 24), (7, 65, 16), (2, 40, 136)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gates_are_their_equations(kind, batch, length, dim, compiled, monkeypatch):
+    if not compiled:
+        without_kernels(monkeypatch)
+    cells, fast, slow, x, state = one_layer(kind, batch, length, dim)
+    got, want = (values_and_gradients(form, cells, x, state) for form in (fast, slow))
+    for a, b in zip(got, want, strict=True):
+        close(a, b, 1e-12 * max(1, b.abs().max().item()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gates_are_their_equations_at_4096_positions(kind):
+    cells, fast, slow, x, state = one_layer(kind, 2, 4096, 8)
+    for a, b in zip(*(values_and_gradients(form, cells, x, state) for form in (fast, slow)), strict=True):
+        close(a, b, 1e-12 * max(1, b.abs().max().item()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernels_are_as_exact_as_their_dtype(kind):
+    cells, fast, slow, x, state = one_layer(kind, 5, 300, 40, torch.float32)
+    got, rough = (values_and_gradients(form, cells, x, state) for form in (fast, slow))
+    cells, _, _, x, state = one_layer(kind, 5, 300, 40, torch.float64)
+    cells = cells.float().double()
+    x, state = x.float().double(), tuple(s.float().double() for s in state) if kind == "lstm" else state.float().double()
+    want = values_and_gradients(slow, cells, x, state)
+    for a, b, exact in zip(got, rough, want, strict=True):
+        scale = exact.abs().max()
+        assert (a - exact).abs().max() <= max(3 * (b - exact).abs().max(), 1e-6 * scale)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sequence_has_the_same_states_in_any_company(kind):
+    """To the last bit, forward and backward, however many sequences share the weights and on however many threads."""
+    cells, fast, _, x, state = one_layer(kind, 7, 20, 24, torch.float32)
+    first = values_and_gradients(fast, cells, x, state)
+    torch.set_num_threads(3)
+    try:
+        second = values_and_gradients(fast, cells, x, state)
+    finally:
+        torch.set_num_threads(1)
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+    for n in range(7):
+        start = tuple(s[:, n : n + 1] for s in state) if kind == "lstm" else state[:, n : n + 1]
+        close(fast(cells, x[n : n + 1], start)[0], first[0][n : n + 1], 1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_small_and_large_gates(kind):
+    """Relative exactness near 0, saturation without overflow, and a not-a-number that stays one."""
+    cells, fast, slow, _, state = one_layer(kind, 1, 9, 8, torch.float32)
+    x = noise(1, 9, 8)
+    with torch.no_grad():
+        for p in cells.parameters():
+            p.mul_(1e-4) if p.ndim == 2 else p.zero_()
+        nothing = tuple(torch.zeros_like(s) for s in state) if kind == "lstm" else torch.zeros_like(state)
+        torch.testing.assert_close(fast(cells, x, nothing)[0], slow(cells, x, nothing)[0], rtol=1e-4, atol=1e-10)
+        for p in cells.parameters():
+            p.mul_(1e10)
+        torch.testing.assert_close(fast(cells, x, nothing)[0], slow(cells, x, nothing)[0], rtol=1e-5, atol=1e-6)
+        x[0, 4, 0] = math.nan
+        assert fast(cells, x, nothing)[0][:, :4].isfinite().all()
+        assert fast(cells, x, nothing)[0][:, 4:].isnan().all()
+
+
+@pytest.mark.parametrize(("batch", "length"), [(0, 9), (2, 0), (0, 0)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_to_read(kind, batch, length):
+    cells, fast, _, x, state = one_layer(kind, batch, length, 8)
+    h, last = fast(cells, x, state)
+    assert h.shape == x.shape
+    for a, b in zip(last, state, strict=True):
+        assert a.shape == b.shape
 
 
 @pytest.mark.parametrize(("past", "length"), [(0, 1), (0, 2), (0, 13), (5, 1), (3, 22), (0, 31)])

@@ -1,0 +1,230 @@
+"""The LSTM and the GRU of ops/gates.py: time outside, a few sequences inside, whose states stay in the first cache.
+
+An item of work is `rows` sequences; each pass over the recurrent weights, which stay in the second cache, serves four of them.
+A sum over k goes up in k whatever the number of rows, so the work may be divided in any way and is the same to the last bit.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import binding, ir
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from architectures.ops.kernels.compiler import exact, exp, kernel
+
+# bytes of a vector and how many of them hold sums: half of the registers, or less
+WIDTH, SUMS = (64, 16) if binding.get_host_cpu_features().get("avx512f") else (32, 8)
+
+ZERO, ONE, TWO, SMALL = np.float32(0), np.float32(1), np.float32(2), np.float32(0.15)  # also in float64, to which they turn
+T15, T105, T420, T945 = np.float32(15), np.float32(105), np.float32(420), np.float32(945)
+
+
+@exact
+def sigmoid(x):
+    return ONE / (ONE + exp(-x))
+
+
+@exact
+def tanh(x):
+    """By exp, and by its continued fraction near 0, where 1 - exp(-2x) would cancel."""
+    size, square = abs(x), x * x
+    power = exp(-TWO * size)
+    over = x * (T945 + square * (T105 + square)) if size < SMALL else ONE - power if x > ZERO else power - ONE
+    under = T945 + square * (T420 + square * T15) if size < SMALL else ONE + power
+    return over / under
+
+
+def _tile(rows: int, vectors: int, width: int) -> Any:
+    """tile(out, left, right, row, column): out += left right for these rows and as many vectors of columns, all their sums in
+    registers, where LLVM by itself would not keep them. A sum over k goes up in k whatever the tile.
+    """
+
+    @intrinsic
+    def tile(context, out, left, right, row, column):
+        number = ir.FloatType() if out.dtype == numba.float32 else ir.DoubleType()
+        size = out.dtype.bitwidth // 8
+        vector = ir.VectorType(number, width // size)
+
+        def make(context, builder, signature, arguments):
+            kinds = signature.args[:3]
+            sums, a, b = (context.make_array(kind)(context, builder, x) for kind, x in zip(kinds, arguments[:3], strict=True))
+            inner, columns = (builder.extract_value(b.shape, axis) for axis in (0, 1))
+            lines = [builder.add(arguments[3], inner.type(i)) for i in range(rows)]
+            starts = [builder.add(arguments[4], inner.type(i * vector.count)) for i in range(vectors)]
+
+            def place(array, line, width, start):
+                return builder.gep(array.data, [builder.add(builder.mul(line, width), start)])
+
+            def pointer(array, line, start):
+                return builder.bitcast(place(array, line, columns, start), vector.as_pointer())
+
+            def filled(x):
+                one = builder.insert_element(ir.Constant(vector, ir.Undefined), x, ir.IntType(32)(0))
+                return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
+
+            ends = [[pointer(sums, line, start) for start in starts] for line in lines]
+            totals = [[cgutils.alloca_once_value(builder, builder.load(x, align=size)) for x in line] for line in ends]
+            with cgutils.for_range(builder, inner) as loop:
+                now = [builder.load(pointer(b, loop.index, start), align=size) for start in starts]
+                for line, line_totals in zip(lines, totals, strict=True):
+                    x = filled(builder.load(place(a, line, inner, loop.index)))
+                    for y, total in zip(now, line_totals, strict=True):
+                        product = builder.fmul(x, y, flags=["contract"])
+                        builder.store(builder.fadd(builder.load(total), product, flags=["contract"]), total)
+            for line, line_totals in zip(ends, totals, strict=True):
+                for end, total in zip(line, line_totals, strict=True):
+                    builder.store(builder.load(total), end, align=size)
+            return context.get_dummy_value()
+
+        return numba.void(out, left, right, row, column), make
+
+    return tile
+
+
+def _strip(rows: int) -> Any:
+    """strip(out, left, right, row): out += left right for these rows and all columns, in multiples of 32 bytes."""
+    vectors = SUMS // rows
+    wide, half, narrow = _tile(rows, vectors, WIDTH), _tile(rows, vectors // 2, WIDTH), _tile(rows, 1, 32)
+
+    @exact
+    def strip(out, left, right, row):
+        columns, step, least = right.shape[1], vectors * WIDTH // right.itemsize, 32 // right.itemsize
+        column = 0
+        while column + step <= columns:
+            wide(out, left, right, row, column)
+            column += step
+        if column + step // 2 <= columns:
+            half(out, left, right, row, column)
+            column += step // 2
+        while column < columns:
+            narrow(out, left, right, row, column)
+            column += least
+
+    return strip
+
+
+_four, _two, _one = _strip(4), _strip(2), _strip(1)
+
+
+@exact
+def add_product(out, left, right):
+    """out += left right; all are contiguous."""
+    rows = len(left)
+    for row in range(0, rows - 3, 4):
+        _four(out, left, right, row)
+    if rows & 2:
+        _two(out, left, right, rows - rows % 4)
+    if rows & 1:
+        _one(out, left, right, rows - 1)
+
+
+@kernel
+def lstm_forward(first, last, rows, gates, u, h_initial, c_initial, h, c):
+    """`gates` comes in as W x + b and leaves as i, f, g, o. `u` is (dim, 4 dim)."""
+    batch, length, dim = h.shape
+    for item in range(first, last):
+        low, high = item * rows, min(item * rows + rows, batch)
+        now, cell = h_initial[low:high].copy(), c_initial[low:high].copy()
+        sums = np.empty((high - low, 4 * dim), h.dtype)
+        for t in range(length):
+            for row in range(high - low):
+                sums[row] = gates[low + row, t]
+            add_product(sums, now, u)
+            for row in range(high - low):
+                n, total, gate = low + row, sums[row], gates[low + row, t]
+                cell_row, now_row, h_row, c_row = cell[row], now[row], h[n, t], c[n, t]
+                for j in range(dim):
+                    i, f = sigmoid(total[j]), sigmoid(total[dim + j])
+                    g, o = tanh(total[2 * dim + j]), sigmoid(total[3 * dim + j])
+                    state = f * cell_row[j] + i * g
+                    out = o * tanh(state)
+                    gate[j], gate[dim + j], gate[2 * dim + j], gate[3 * dim + j] = i, f, g, o
+                    cell_row[j], c_row[j] = state, state
+                    now_row[j], h_row[j] = out, out
+
+
+# Backward, what happens to one sequence at one position is a function by itself: LLVM makes vectors of it after a test that its
+# rows do not overlap, and would else test all positions and sequences together, whose rows do.
+
+
+@exact
+def _lstm_back(gate, c, before, grad, to_gate, to_h, carried):
+    dim = len(c)
+    for j in range(dim):
+        i, f, g, o = gate[j], gate[dim + j], gate[2 * dim + j], gate[3 * dim + j]
+        to_now, squashed = grad[j] + to_h[j], tanh(c[j])
+        to_cell = carried[j] + to_now * o * (ONE - squashed * squashed)
+        to_gate[j], to_gate[dim + j] = to_cell * g * i * (ONE - i), to_cell * before[j] * f * (ONE - f)
+        to_gate[2 * dim + j], to_gate[3 * dim + j] = to_cell * i * (ONE - g * g), to_now * squashed * o * (ONE - o)
+        carried[j] = to_cell * f
+        to_h[j] = ZERO
+
+
+@kernel
+def lstm_backward(first, last, rows, gates, c, c_initial, grad, u, to_gates, to_h, to_c):
+    """`to_c` comes in as the gradient of the last c; it and `to_h` leave as those of the initial state. `u` is (4 dim, dim)."""
+    batch, length, dim = c.shape
+    for item in range(first, last):
+        low, high = item * rows, min(item * rows + rows, batch)
+        back, sums = np.zeros((high - low, dim), c.dtype), np.empty((high - low, 4 * dim), c.dtype)
+        for t in range(length - 1, -1, -1):
+            for row in range(high - low):
+                n = low + row
+                before = c[n, t - 1] if t else c_initial[n]
+                _lstm_back(gates[n, t], c[n, t], before, grad[n, t], sums[row], back[row], to_c[n])
+                to_gates[n, t] = sums[row]
+            add_product(back, sums, u)
+        to_h[low:high] = back
+
+
+@kernel
+def gru_forward(first, last, rows, gates, u, bias, initial, h, inner):
+    """`gates` comes in as W x + b and leaves as r, z, n; `inner` leaves as U_n h + b'_n, b' = `bias`. `u` is (dim, 3 dim)."""
+    batch, length, dim = h.shape
+    for item in range(first, last):
+        low, high = item * rows, min(item * rows + rows, batch)
+        now, sums = initial[low:high].copy(), np.empty((high - low, 3 * dim), h.dtype)
+        for t in range(length):
+            for row in range(high - low):
+                sums[row] = bias
+            add_product(sums, now, u)
+            for row in range(high - low):
+                n, total, gate, now_row = low + row, sums[row], gates[low + row, t], now[row]
+                h_row, inner_row = h[n, t], inner[n, t]
+                for j in range(dim):
+                    r, z = sigmoid(gate[j] + total[j]), sigmoid(gate[dim + j] + total[dim + j])
+                    candidate = tanh(gate[2 * dim + j] + r * total[2 * dim + j])
+                    out = candidate + z * (now_row[j] - candidate)
+                    gate[j], gate[dim + j], gate[2 * dim + j], inner_row[j] = r, z, candidate, total[2 * dim + j]
+                    now_row[j], h_row[j] = out, out
+
+
+@exact
+def _gru_back(gate, inner, before, grad, to_sum, to_gate, to_inner, to_h):
+    dim = len(inner)
+    for j in range(dim):
+        r, z, candidate = gate[j], gate[dim + j], gate[2 * dim + j]
+        to_now = grad[j] + to_h[j]
+        to_n = to_now * (ONE - z) * (ONE - candidate * candidate)
+        to_r, to_z = to_n * inner[j] * r * (ONE - r), to_now * (before[j] - candidate) * z * (ONE - z)
+        to_sum[j], to_sum[dim + j], to_sum[2 * dim + j] = to_r, to_z, to_n * r
+        to_gate[j], to_gate[dim + j], to_gate[2 * dim + j], to_inner[j] = to_r, to_z, to_n, to_n * r
+        to_h[j] = to_now * z
+
+
+@kernel
+def gru_backward(first, last, rows, gates, inner, h, initial, grad, u, to_gates, to_inner, to_h):
+    """`u` is (3 dim, dim)."""
+    batch, length, dim = h.shape
+    for item in range(first, last):
+        low, high = item * rows, min(item * rows + rows, batch)
+        back, sums = np.zeros((high - low, dim), h.dtype), np.empty((high - low, 3 * dim), h.dtype)
+        for t in range(length - 1, -1, -1):
+            for row in range(high - low):
+                n = low + row
+                before = h[n, t - 1] if t else initial[n]
+                _gru_back(gates[n, t], inner[n, t], before, grad[n, t], sums[row], to_gates[n, t], to_inner[n, t], back[row])
+            add_product(back, sums, u)
+        to_h[low:high] = back
