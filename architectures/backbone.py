@@ -39,22 +39,36 @@ class Flops:
     contraction: matrix products and convolutions, with causal attention counted over its L(L+1)/2 pairs.
     mixing: what else mixes positions or states: softmax over scores, scans, FFTs, state updates.
     pointwise: norms, activations, gates, residual sums, rotations.
+    shared: besides, what is done once for all sequences of a batch: a filter that is made of parameters.
     """
 
     contraction: int = 0
     mixing: int = 0
     pointwise: int = 0
+    shared: "Flops | None" = None
 
     def __add__(self, other: "Flops") -> "Flops":
-        return Flops(self.contraction + other.contraction, self.mixing + other.mixing, self.pointwise + other.pointwise)
+        shared = self.shared + other.shared if self.shared and other.shared else self.shared or other.shared
+        return Flops(self.contraction + other.contraction, self.mixing + other.mixing, self.pointwise + other.pointwise, shared)
 
     def __mul__(self, times: int) -> "Flops":
-        return Flops(self.contraction * times, self.mixing * times, self.pointwise * times)
+        shared = self.shared and self.shared * times
+        return Flops(self.contraction * times, self.mixing * times, self.pointwise * times, shared)
+
+    def batch(self, size: int) -> "Flops":
+        """Those of one forward pass over a batch, with what its sequences share."""
+        each = Flops(self.contraction, self.mixing, self.pointwise) * size
+        return each + self.shared if self.shared else each
 
     @property
     def headline(self) -> int:
-        """What budgets are measured in: contraction plus mixing."""
+        """What budgets are measured in: contraction plus mixing. What a batch shares is apart: see `batch`."""
         return self.contraction + self.mixing
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """By name, without what a batch shares."""
+        return {"contraction": self.contraction, "mixing": self.mixing, "pointwise": self.pointwise}
 
 
 class LengthError(ValueError):

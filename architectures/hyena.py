@@ -12,8 +12,8 @@ features are the authors' setting for associative recall. positions=learned make
 trains at a hundredth of the rate (their 1e-5 to 1e-3), and refuses longer sequences; fixed ones go on beyond t = 1.
 
 The convolution is by FFT of twice the length. There is no finite state: what entered the long convolutions is remembered, and
-new positions are convolved with all of it. Filters are the same for all sequences of a batch: they are made once, elementwise,
-and `flops` charges them, with their FFTs, to each sequence in full. Departure: the shared pre-norm block around the layer.
+convolved again with new positions. Filters are made once for all sequences of a batch. Departure: the shared pre-norm block
+around the layer.
 """
 
 import math
@@ -27,33 +27,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from architectures.backbone import Flops, LengthError, SequenceMap, State, Tuning
+from architectures.ops.linear_attention import full_precision
+from architectures.ops.long_convolution import long_convolution, long_convolution_flops
 from architectures.ops.short_convolution import ShortConvolution
 from architectures.stack import Mixer, Stack, both_ways
 
-SLICE = 32  # positions whose products with a matrix of the network fit in a cache
 NETWORK = tuple(f"network.{layer}.weight" for layer in range(4))
-
-
-def long_convolution(
-    seen: Float[Tensor, "batch total channels"], kernel: Float[Tensor, "total channels"], new: int
-) -> Float[Tensor, "batch new channels"]:
-    """The last `new` of y[t] = sum over j <= t of kernel[j] seen[t - j]."""
-    total = seen.shape[1]
-    points = total + new  # so few that the end wraps round, but only onto positions before the new ones
-    spectrum = torch.fft.rfft(seen.mT, points) * torch.fft.rfft(kernel.mT, points)
-    return torch.fft.irfft(spectrum, points)[..., total - new : total].mT
-
-
-def long_convolution_definition(seen: Tensor, kernel: Tensor, new: int) -> Tensor:
-    """The sum as it is written, position by position."""
-    total, backwards = seen.shape[1], kernel.flip(0)
-    return torch.stack([(seen[:, : t + 1] * backwards[total - 1 - t :]).sum(1) for t in range(total - new, total)], 1)
-
-
-def long_convolution_flops(length: int, channels: int) -> int:
-    """Three real FFTs of 2 length points for each channel, the kernel's among them, and a complex product a frequency."""
-    points = 2 * length
-    return channels * (3 * round(2.5 * points * math.log2(points)) + 6 * (length + 1))
 
 
 class Operator(SequenceMap):
@@ -82,17 +61,15 @@ class Operator(SequenceMap):
         angle = time * (bands * (2 * math.pi * (self.max_length - 1) / self.max_length))
         return torch.cat([time, angle.cos(), angle.sin()], 1)
 
-    def filters(self, total: int) -> Float[Tensor, "convolutions total dim"]:
+    def filters(self, total: int) -> Float[Tensor, "convolutions dim total"]:
         """h of each long convolution at lags 0 ... total - 1."""
         time = torch.arange(total, dtype=self.D.dtype, device=self.D.device)[:, None] / (self.max_length - 1)
-        made = torch.cat([self._made(piece) for piece in self.features(time).split(SLICE)])
-        return rearrange(made * torch.exp(-time * self.get_buffer("rates")), "l (d o) -> o l d", o=self.order - 1)
-
-    def _made(self, x: Tensor) -> Tensor:
         *hidden, last = cast(list[nn.Linear], list(self.network))
+        x = self.features(time)
         for linear in hidden:
-            x = torch.sin(self.frequency * (_apply(linear.weight, x) + linear.bias))
-        return _apply(last.weight, x)
+            x = torch.sin(self.frequency * linear(x))
+        decayed = last(x) * torch.exp(-time * self.get_buffer("rates"))
+        return rearrange(decayed, "l (d o) -> o d l", o=self.order - 1)
 
     def init_state(self, batch: int) -> State:
         return self.short.init_state(batch), (self.zeros(batch, 0, self.dim),) * (self.order - 1)
@@ -104,24 +81,25 @@ class Operator(SequenceMap):
         window, pasts = state
         mixed, window = self.short.stream(self.inputs(x), window)
         outer, *gates, v = mixed.to(self.D.dtype).chunk(self.order + 1, -1)  # not rounded under autocast from here on
-        filters = self.filters(pasts[0].shape[1] + length)
+        with full_precision(v):
+            filters = self.filters(pasts[0].shape[1] + length)
         skips = rearrange(self.D, "(d o) -> o d", o=self.order - 1)
         after = []
         for gate, past, h, skip in zip(reversed(gates), pasts, filters, skips, strict=True):
             v = gate * v
             after.append(torch.cat([past, v], 1))
-            v = skip * v + long_convolution(after[-1], h, length)
+            v = skip * v + long_convolution(after[-1], h)[:, -length:]
         return self.out(outer * v), (window, tuple(after))
 
     def flops(self, length: int) -> Flops:
         width = len(self.frequency)
         weights = sum(linear.weight.numel() for linear in cast(list[nn.Linear], list(self.network)))
-        # time and features; products; bias, w and sine of three layers; rate times t, its exponential, the window's product
-        filters = 1 + self.band_flops * self.bands + 2 * weights + 9 * width + 3 * self.channels
-        mixing = long_convolution_flops(length, self.channels) + length * (filters + 2 * self.channels)
+        # time and features; bias, w and sine of three layers; rate times t, its exponential, the window's product
+        filters = Flops(2 * weights, 1 + self.band_flops * self.bands + 9 * width + 3 * self.channels) * length
+        cost = self.short.flops(length) + long_convolution_flops(length, self.channels) + Flops(shared=filters)
         projections = 2 * (self.order + 2) * self.dim**2
         pointwise = (2 * self.order + 2) * self.dim  # biases of the projections; gates
-        return self.short.flops(length) + Flops(length * projections, mixing, length * pointwise)
+        return cost + Flops(projections, 2 * self.channels, pointwise) * length
 
 
 class TableOperator(Operator):
@@ -139,11 +117,6 @@ class TableOperator(Operator):
         if len(time) > self.max_length:
             raise LengthError(f"{len(time)} positions, but max_length={self.max_length} are learned")
         return self.table[: len(time)]
-
-
-def _apply(weight: Tensor, x: Tensor) -> Tensor:
-    """The product of each row of x with `weight`, elementwise: work that a batch shares is no contraction."""
-    return (x[:, None] * weight).sum(-1)
 
 
 class Hyena(Stack):

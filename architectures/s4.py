@@ -9,15 +9,16 @@ There are N/2 conjugate pairs of states and a = -exp(log_decay) + i frequency. d
 B is sqrt(2n+1) in the basis of LegS (twice what S4D's theorem 3 has), else 1. What makes A, B and dt trains at a tenth of the
 learning rate and without weight decay: the 0.001 to 0.01 of the papers' recipes for text and retrieval.
 
-Departures: the papers form a kernel as long as the sequence (S4 from Cauchy products and the Woodbury identity) and multiply in
-Fourier space. Here the same kernel is applied in chunks with a carried state (architectures/ops/convolution.py; the Woodbury
-identity is in its feedback of p), so that cost is linear in length and streaming exact. The layer sits in the shared pre-norm
-block, where mlp=none leaves out the channel mixer as the papers do.
+`forward` forms the kernel for the length at hand, S4's from Cauchy products and the Woodbury identity
+(architectures/ops/cauchy.py), S4D's as a Vandermonde product, adds D to its first value and multiplies in Fourier space. `stream`
+runs the recurrence from a state in chunks (architectures/ops/convolution.py). Both are exact at every length, as C trains
+itself and not C (1 - A^L).
+
+Departures: the layer sits in the shared pre-norm block, where mlp=none leaves out the channel mixer as the papers do.
 """
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -27,8 +28,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from architectures.backbone import Flops, SequenceMap, State, Tuning
-from architectures.ops.convolution import Tables, diagonal_tables, dplr_tables, state_space, state_space_flops
+from architectures.ops.cauchy import dplr_kernel, dplr_kernel_flops
+from architectures.ops.convolution import System, diagonal_kernel, diagonal_kernel_flops, state_space
 from architectures.ops.hippo import Complexes, Reals, diagonal_bilinear, diagonal_zoh, dplr_bilinear, legs_normal
+from architectures.ops.linear_attention import full_precision
+from architectures.ops.long_convolution import long_convolution, long_convolution_flops
 from architectures.stack import Mixer, Stack, both_ways
 
 GELU = 8
@@ -52,10 +56,9 @@ def eigenvalues(init: Init, modes: int) -> Complexes:
 
 
 class Diagonal(SequenceMap):
-    """S4D with its gated output; the state is x of each channel, divided by B."""
+    """S4D with its gated output; the state is x of each channel."""
 
     tuned: ClassVar[Mapping[str, Tuning]] = dict.fromkeys(("log_dt", "log_decay", "frequency", "B"), SLOW)
-    feedback: ClassVar[bool] = False
 
     def __init__(self, dim: int, modes: int, init: Init, discretisation: Discretisation, dt_min: float, dt_max: float) -> None:
         super().__init__()
@@ -78,11 +81,22 @@ class Diagonal(SequenceMap):
         """a, (dim, pairs) complex."""
         return torch.complex(-self.log_decay.exp(), self.frequency)
 
-    def tables(self, length: int) -> Tables:
-        """What the discrete system needs for `length` positions."""
+    def system(self) -> System:
+        """The discrete state space."""
         decay, gain = self.discretise(self.poles(), self.log_dt.exp())
-        read = torch.view_as_complex(self.C) * torch.view_as_complex(self.B) * gain
-        return diagonal_tables(decay, read, length)
+        return System(decay, gain * torch.view_as_complex(self.B), torch.view_as_complex(self.C))
+
+    def kernel(self, length: int) -> Float[Tensor, "dim length"]:
+        """K."""
+        system = self.system()
+        return diagonal_kernel(system.decay, system.drive * system.read, length)
+
+    def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        with full_precision(x):
+            kernel = self.kernel(x.shape[1])
+            kernel = kernel + F.pad(self.D[:, None], (0, x.shape[1] - 1))
+            y = long_convolution(x.to(self.D.dtype), kernel)
+        return self.gated(y)
 
     def init_state(self, batch: int) -> State:
         return torch.view_as_complex(self.zeros(batch, self.dim, self.pairs, 2))
@@ -90,34 +104,48 @@ class Diagonal(SequenceMap):
     def stream(self, x: Float[Tensor, "batch length dim"], state: State):
         if not x.shape[1]:
             return x, state
-        # autocast would round the states; the meta device has none
-        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             u = x.to(self.D.dtype)
-            y, state = state_space(self.tables(x.shape[1]), u, state)
-            y = y + self.D * u
-        return F.glu(self.out(F.gelu(y))), state
+            y, state = state_space(self.system(), u, state)
+            y = torch.addcmul(y, self.D, u)
+        return self.gated(y), state
+
+    def gated(self, y: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        """The map of each position at the end."""
+        return F.glu(self.out(F.gelu(y)))
+
+    def kernel_flops(self, length: int) -> Flops:
+        """Operations of `kernel`, from the discrete state space on."""
+        return diagonal_kernel_flops(length, self.dim, self.pairs) + Flops(mixing=6 * self.dim * self.pairs)
 
     def flops(self, length: int) -> Flops:
-        skip, projection = 2 * length * self.dim, 4 * length * self.dim**2
         pointwise = length * self.dim * (GELU + 2 + 2)  # two biases; logistic function and product of the gate
-        return state_space_flops(length, self.dim, self.pairs, feedback=self.feedback) + Flops(projection, skip, pointwise)
+        made = self.kernel_flops(length) + Flops(mixing=self.dim)  # D
+        each = Flops(4 * length * self.dim**2, pointwise=pointwise, shared=made)
+        return long_convolution_flops(length, self.dim) + each
 
 
 class DiagonalPlusLowRank(Diagonal):
     """S4: the diagonal system whose own output p* x is fed back; the state is x."""
 
     tuned: ClassVar[Mapping[str, Tuning]] = {**Diagonal.tuned, "P": SLOW}
-    feedback: ClassVar[bool] = True
 
     def __init__(self, dim: int, modes: int, dt_min: float, dt_max: float) -> None:
         super().__init__(dim, modes, "legs", "bilinear", dt_min, dt_max)
         low_rank = legs_normal(modes)[1]
         self.P = nn.Parameter(self._for_channels(np.stack([low_rank, 0 * low_rank], -1)))
 
-    def tables(self, length: int) -> Tables:
+    def system(self) -> System:
         p, b, c = (torch.view_as_complex(parameter) for parameter in (self.P, self.B, self.C))
         decay, drive, push, sense = dplr_bilinear(self.poles(), p, b, self.log_dt.exp())
-        return dplr_tables(decay, drive, c, push, sense, length)
+        return System(decay, drive, c, (push, sense))
+
+    def kernel(self, length: int) -> Float[Tensor, "dim length"]:
+        p, b = torch.view_as_complex(self.P), torch.view_as_complex(self.B)
+        return dplr_kernel(self.poles(), p, b, self.log_dt.exp(), self.system(), length)
+
+    def kernel_flops(self, length: int) -> Flops:
+        return dplr_kernel_flops(length, self.dim, self.pairs)
 
 
 class S4(Stack):

@@ -7,6 +7,7 @@ is contraction plus mixing, and a training step costs three times its forward pa
 import math
 import re
 
+from architectures.backbone import Flops
 from lab.errors import BudgetError, UsageError
 
 TRAIN_OVER_FORWARD = 3
@@ -30,9 +31,9 @@ def parse_amount(text: str, flag: str) -> float:
     return value
 
 
-def step_flops(forward: int, batch: int) -> int:
-    """Training FLOPs of one optimizer step on `batch` sequences that cost `forward` FLOPs each to read."""
-    return TRAIN_OVER_FORWARD * forward * batch
+def step_flops(forward: Flops, batch: int) -> int:
+    """Training FLOPs (headline) of one optimizer step on `batch` sequences that cost `forward` each to read."""
+    return TRAIN_OVER_FORWARD * forward.batch(batch).headline
 
 
 def steps_for(budget: float, per_step: int) -> int:

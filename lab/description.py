@@ -47,7 +47,7 @@ def _cost(cls: Any, given: dict[str, Any], dim: int, depth: int, length: int) ->
     return {
         "size": {"dim": dim, "depth": depth, "length": length},
         "parameters": count_parameters(backbone),
-        "flops_per_token": {kind: value / length for kind, value in asdict(flops).items()},
+        "flops_per_token": {kind: value / length for kind, value in flops.batch(1).kinds.items()},
         "state_size": state_size(backbone, length),
         "trained apart": sorted(
             {f"{name}: lr x {tuning.lr_scale:g}, {'' if tuning.decay else 'no '}weight decay"

@@ -66,7 +66,7 @@ def solve(match: Match, size: float, name: str, settings: dict[str, Any], task: 
 def measure_of(match: Match, task: Task) -> Callable[[Model], float]:
     """What a size is measured in."""
     if match == "flops":
-        return lambda model: model.flops(task.length, task.answers).headline / task.length
+        return lambda model: model.flops(task.length, task.answers).batch(1).headline / task.length
     return lambda model: count_parameters(model) - count_parameters(model.read)
 
 

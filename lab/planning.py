@@ -93,7 +93,7 @@ class Planner:
         with torch.device("meta"):
             model = build(name, made, dim=dim, depth=spec.depth, settings=spec.settings)
         steps, _ = plan_steps(model, made, spec)
-        cost = model.flops(made.length, made.answers).headline / made.length
+        cost = model.flops(made.length, made.answers).batch(spec.batch).headline / (spec.batch * made.length)
         return Planned(spec, steps, count_parameters(model), cost)
 
 

@@ -251,7 +251,7 @@ def _about(stack: nn.Module, batch: int, length: int, stand: Stand) -> dict[str,
     tokens, parameters = batch * length, sum(p.numel() for p in stack.parameters())
     flops = few_flops + (many_flops - few_flops) * (tokens - 128) // 128
     if isinstance(stack, Backbone):
-        flops = 3 * stack.flops(length).contraction * batch
+        flops = 3 * stack.flops(length).batch(batch).contraction
     moved = few_bytes + (many_bytes - few_bytes) * (tokens - 128) // 128
     return {"parameters": parameters, "flops": flops, "bytes": moved + ADAM_BYTES * parameters}
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from architectures.backbone import SequenceMap
 from lab import machine
-from lab.budget import step_flops, steps_for
+from lab.budget import TRAIN_OVER_FORWARD, step_flops, steps_for
 from lab.checkpoint import DurableIO, random_states, restore_random_states
 from lab.evaluation import evaluate_all
 from lab.model import Model, build, build_task, count_parameters, state_size
@@ -166,7 +166,7 @@ def plan_steps(model: Model, task: Task, spec: Spec) -> tuple[int, int]:
     Raises:
         BudgetError: it pays for none.
     """
-    per_step = step_flops(model.flops(task.length, task.answers).headline, spec.batch)
+    per_step = step_flops(model.flops(task.length, task.answers), spec.batch)
     return steps_for(spec.budget, per_step), per_step
 
 
@@ -196,7 +196,7 @@ def train(spec: Spec, store: Store, *, progress: Progress = lambda *_: None, sto
     status = "interrupted" if reason == "interrupted" else "diverged" if reason else "done"
     scores, refused = evaluate_all(model, task, precision=spec.precision) if status == "done" else ({}, {})
     peak = machine.peak_memory()
-    cost = model.flops(task.length, task.answers)
+    cost = model.flops(task.length, task.answers).batch(spec.batch)
     taken = recorder.next
     run = Run(
         id=spec.id,
@@ -207,9 +207,9 @@ def train(spec: Spec, store: Store, *, progress: Progress = lambda *_: None, sto
         higher_is_better=bool(task.new_metric().higher_is_better),
         baselines=task.baselines(),
         flops=taken * per_step,
-        flops_by_kind={kind: step_flops(value, spec.batch) * taken for kind, value in asdict(cost).items()},
-        evaluation_flops=2 * task.held_out * cost.headline if scores else 0,
-        flops_per_token=cost.headline / task.length,
+        flops_by_kind={kind: TRAIN_OVER_FORWARD * value * taken for kind, value in cost.kinds.items()},
+        evaluation_flops=2 * task.held_out * cost.headline // spec.batch if scores else 0,
+        flops_per_token=cost.headline / (spec.batch * task.length),
         parameters=count_parameters(model),
         state_size=_state_size(spec, task),
         seconds=recorder.seconds,

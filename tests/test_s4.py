@@ -7,15 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from architectures.ops import hippo
-from architectures.ops.convolution import (
-    CHUNK,
-    diagonal_tables,
-    dplr_tables,
-    state_space,
-    state_space_definition,
-    state_space_flops,
-)
+from architectures.ops import cauchy as cauchy_module
+from architectures.ops import hippo, native
+from architectures.ops import long_convolution as long_module
+from architectures.ops.cauchy import generating_function_definition, power
+from architectures.ops.convolution import CHUNK, System, row, state_space, state_space_definition
+from architectures.ops.long_convolution import long_convolution, long_convolution_definition
 from architectures.s4 import S4, Diagonal, DiagonalPlusLowRank, eigenvalues
 from lab.laws.subject import noise
 from lab.model import count_parameters
@@ -49,13 +46,8 @@ def system(length: int) -> dict[str, Tensor]:
     return {name: tensor.requires_grad_() for name, tensor in given.items()}
 
 
-def fast_diagonal(decay, drive, read, push, sense, u, state):
-    y, state = state_space(diagonal_tables(decay, read * drive, u.shape[1]), u, state / drive)
-    return y, state * drive
-
-
-def fast_dplr(decay, drive, read, push, sense, u, state):
-    return state_space(dplr_tables(decay, drive, read, push, sense, u.shape[1]), u, state)
+def in_chunks(feedback, decay, drive, read, push, sense, u, state):
+    return state_space(System(decay, drive, read, (push, sense) if feedback else None), u, state)
 
 
 def by_definition(feedback, decay, drive, read, push, sense, u, state):
@@ -70,7 +62,7 @@ def by_definition(feedback, decay, drive, read, push, sense, u, state):
 @pytest.mark.parametrize("feedback", [False, True], ids=["diagonal", "dplr"])
 def test_chunks_are_the_recurrence(feedback, length):
     ours, theirs = system(length), system(length)
-    got = (fast_dplr if feedback else fast_diagonal)(**ours)
+    got = in_chunks(feedback, **ours)
     want = by_definition(feedback, **theirs)
     for one, other in zip(got, want, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
@@ -94,33 +86,115 @@ def test_no_positions_leave_the_state():
     assert torch.equal(state, before)
 
 
-def impulse(layer: Diagonal, length: int) -> Tensor:
-    """K of each channel, (dim, length)."""
-    u = torch.zeros(1, length, layer.dim).to(layer.D)
-    u[:, 0] = 1
-    return state_space(layer.tables(length), u, layer.init_state(1))[0][0].T
+def made(kernel: str, dim: int, modes: int) -> Diagonal:
+    """With `lin` and without low rank, numbers that are zero have gradients."""
+    if kernel == "without low rank":
+        layer = DiagonalPlusLowRank(dim, modes, 0.001, 0.1).double()
+        torch.nn.init.zeros_(layer.P)
+        return layer
+    if kernel == "dplr":
+        layer = DiagonalPlusLowRank(dim, modes, 0.001, 0.1).double()
+        with torch.no_grad():
+            layer.P.add_(noise(*layer.P.shape, dtype=torch.float64))
+        return layer
+    return Diagonal(dim, modes, "lin", "zoh", 0.001, 0.1).double()
+
+
+def by_recurrence(layer: Diagonal, length: int) -> Tensor:
+    """K of each channel, (dim, length), one position after the other."""
+    system = layer.system()
+    matrix, x, values = system.matrix(), torch.cat([system.drive.real, system.drive.imag], 1), []
+    for _ in range(length):
+        values.append((row(system.read) * x).sum(1))
+        x = (matrix @ x[:, :, None])[:, :, 0]
+    return torch.stack(values, 1)
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "tensors"])
+@pytest.mark.parametrize("kernel", ["dplr", "without low rank", "diagonal"])
+@pytest.mark.parametrize("length", [1, 2, 3, 64, 97, 600, 1024])
+def test_the_kernel_is_the_recurrence(monkeypatch, length, kernel, compiled):
+    """For dplr from its generating function at the roots of unity, -1 among them; with all gradients."""
+    if not compiled:
+        monkeypatch.setattr(native, "kernels", lambda *_: None)
+    layer = made(kernel, 3, 16)
+    weight = noise(3, length, dtype=torch.float64, seed=1)
+    used = [p for name, p in layer.named_parameters() if name != "D" and not name.startswith("out")]
+    kernels = layer.kernel(length), by_recurrence(layer, length)
+    torch.testing.assert_close(kernels[0], kernels[1], rtol=0, atol=1e-12 * kernels[1].abs().max().item())
+    ours, theirs = (torch.autograd.grad((k * weight).sum(), used) for k in kernels)
+    for one, other in zip(ours, theirs, strict=True):
+        # at few positions some gradients are what is left of larger terms
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9 * other.abs().max().item() + 1e-12)
 
 
 @pytest.mark.parametrize("length", [64, 97])
-def test_the_kernel_is_the_cauchy_kernel(length):
-    """S4's section 4.3: K from its generating function at the roots of unity, -1 among them, by Cauchy products and Woodbury."""
-    layer = DiagonalPlusLowRank(3, 16, 0.01, 0.1).double()
+def test_the_generating_function_is_the_papers(length):
+    """Appendix C.3: sums of complex numbers over all poles, conjugates too; slabs of frequencies are the whole."""
+    layer = made("dplr", 3, 16)
+    a, dt = both(layer.poles()), layer.log_dt.exp()
+    p, b, c = (both(torch.view_as_complex(parameter)) for parameter in (layer.P, layer.B, layer.C))  # pyright: ignore[reportArgumentType]
+    dense = torch.diag_embed(a) - p[:, :, None] * p.conj()[:, None]
+    stepped = torch.stack([hippo.bilinear(m, v, step.item())[0] for m, v, step in zip(dense, b, dt, strict=True)])
+    truncated = c - torch.einsum("dn,dnm->dm", c, torch.linalg.matrix_power(stepped, length))
+    z = torch.exp(-2j * math.pi * torch.arange(length, dtype=torch.float64) / length)
+
+    def cauchy(left: Tensor, right: Tensor) -> Tensor:
+        poles = 2 * (1 - z) - (dt * a)[..., None] * (1 + z)
+        return ((left * right * 2 * dt)[..., None] / poles).sum(1)
+
+    woodbury = cauchy(truncated, p) * cauchy(p.conj(), b) * (1 + z) / (2 + (1 + z) * cauchy(p.conj(), p))
+    kernel = torch.fft.ifft(cauchy(truncated, b) - woodbury).real
+    torch.testing.assert_close(layer.kernel(length), kernel, rtol=0, atol=1e-12 * kernel.abs().max().item())
+
+
+def test_gradients_of_the_generating_function(monkeypatch):
+    weights, poles = noise(2, 3, 8, dtype=torch.float64), noise(2, 3, 2, dtype=torch.float64, seed=1).abs() + 0.1
+    given = [x.requires_grad_() for x in (weights, poles)]
+    want = generating_function_definition(given[0], given[1], 600)
+    weight = numbers(*want.shape, seed=2)
+    wanted = torch.autograd.grad((want * weight).real.sum(), given)
+    for slab in (None, 500):
+        if slab:
+            monkeypatch.setattr(native, "kernels", lambda *_: None)
+            monkeypatch.setattr(cauchy_module, "SLAB", slab)
+        got = cauchy_module._Generating.apply(*given, 600)
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+        for one, other in zip(torch.autograd.grad((got * weight).real.sum(), given), wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-10 * other.abs().max().item())
+
+
+@pytest.mark.parametrize("length", [1, 2, 37, 300])
+def test_long_convolution(monkeypatch, length):
+    """Also in slabs that do not divide the channels."""
+    u, kernel = noise(2, length, 5, dtype=torch.float64), noise(5, length, dtype=torch.float64, seed=1)
+    given = [x.requires_grad_() for x in (u, kernel)]
+    want = long_convolution_definition(*given)
+    weight = noise(*want.shape, dtype=torch.float64, seed=2)
+    wanted = torch.autograd.grad((want * weight).sum(), given)
+    for slab in (long_module.SLAB, 8 * length):
+        monkeypatch.setattr(long_module, "SLAB", slab)
+        got = long_convolution(*given)
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-11)
+        for one, other in zip(torch.autograd.grad((got * weight).sum(), given), wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("times", [1, 2, 13, 64])
+def test_powers(times):
+    matrix, first = 0.5 * noise(2, 4, 4, dtype=torch.float64), noise(2, 4, dtype=torch.float64, seed=1)
+    want = (first[:, None] @ torch.linalg.matrix_power(matrix, times))[:, 0]
+    torch.testing.assert_close(power(first, matrix, times), want, rtol=1e-10, atol=1e-30)
+
+
+@pytest.mark.parametrize("kernel", ["dplr", "diagonal"])
+def test_kernels_of_long_sequences_in_float32(kernel):
+    """Steps from 0.001 to 0.1."""
+    torch.manual_seed(0)
+    layer = DiagonalPlusLowRank(16, 64, 0.001, 0.1) if kernel == "dplr" else Diagonal(16, 64, "legs", "zoh", 0.001, 0.1)
     with torch.no_grad():
-        layer.P += noise(*layer.P.shape, dtype=torch.float64)
-        a, dt = both(layer.poles()), layer.log_dt.exp()
-        p, b, c = (both(torch.view_as_complex(parameter)) for parameter in (layer.P, layer.B, layer.C))
-        dense = torch.diag_embed(a) - p[:, :, None] * p.conj()[:, None]
-        stepped = torch.stack([hippo.bilinear(m, v, step.item())[0] for m, v, step in zip(dense, b, dt, strict=True)])
-        truncated = c - torch.einsum("dn,dnm->dm", c, torch.linalg.matrix_power(stepped, length))
-        z = torch.exp(-2j * math.pi * torch.arange(length, dtype=torch.float64) / length)
-
-        def cauchy(left: Tensor, right: Tensor) -> Tensor:
-            poles = 2 * (1 - z) - (dt * a)[..., None] * (1 + z)
-            return ((left * right * 2 * dt)[..., None] / poles).sum(1)
-
-        woodbury = cauchy(truncated, p) * cauchy(p.conj(), b) * (1 + z) / (2 + (1 + z) * cauchy(p.conj(), p))
-        kernel = torch.fft.ifft(cauchy(truncated, b) - woodbury).real
-        torch.testing.assert_close(impulse(layer, length), kernel, rtol=0, atol=1e-12 * kernel.abs().max().item())
+        single, exact = layer.kernel(LONG), layer.double().kernel(LONG)
+        assert (single - exact).abs().max() < 1e-4 * exact.abs().max()
 
 
 def test_s4_starts_as_hippo():
@@ -131,7 +205,7 @@ def test_s4_starts_as_hippo():
         layer.C.copy_(torch.view_as_real(vectors.sum(0)))
         want = [0.5470522, 0.22343937, 0.06399393, -0.00459942, -0.02562155, -0.02392916, -0.01325228, -0.00073676]
         # the initial values were rounded to float32
-        torch.testing.assert_close(impulse(layer, 8)[0], torch.tensor(want).double(), rtol=0, atol=1e-6)
+        torch.testing.assert_close(layer.kernel(8)[0], torch.tensor(want).double(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +220,7 @@ def test_kernels_of_s4d_lin(discretisation, want):
     layer = Diagonal(1, 4, "lin", discretisation, 0.1, 0.1).double()
     with torch.no_grad():
         layer.C.copy_(torch.tensor([1.0, 0.0]))
-        torch.testing.assert_close(impulse(layer, 8)[0], torch.tensor(want).double(), rtol=0, atol=1e-7)
+        torch.testing.assert_close(layer.kernel(8)[0], torch.tensor(want).double(), rtol=0, atol=1e-7)
 
 
 def test_s4_without_low_rank_is_s4d():
@@ -201,37 +275,41 @@ def test_parameters(kernel, causal):
     assert count_parameters(S4(dim, depth, causal=causal, kernel=kernel, modes=modes, mlp="none")) == expected
 
 
-def complex_product():
-    return 4 + 2
-
-
-def mixing_by_hand(length, dim, pairs, feedback):
-    """The equations of tables and carried states, one entry and one chunk at a time."""
-    product, add = complex_product(), 2
-    entries = min(length, CHUNK) * dim * pairs
-    power, real_of_product = product + add, 3
-    if feedback:
-        through_a = product + (real_of_product + 1) + 2 + add  # decay * row - right * real(left . row)
-        tables = entries * (power + product + 3 * through_a + real_of_product + 1)
+def by_hand(length, dim, pairs, kernel):
+    """What each sequence costs, and what a batch shares: entry by entry, pole by pole."""
+    product, add = 6, 2
+    transform = round(2.5 * 2 * length * math.log2(2 * length))
+    each = dim * (2 * transform + (length + 1) * product)
+    if kernel == "diagonal":
+        size = 2 ** (length.bit_length() // 2)
+        times = math.ceil(length / size)
+        made = product * pairs * (size + times + times + 1)  # powers; those of rows times what they start from, itself a product
+        contraction = 2 * size * times * 2 * pairs
     else:
-        tables = entries * (power + product + 1)
-    chunks = -(-length // CHUNK)
-    carried = chunks * dim * pairs * (product + add + (add if feedback else 0))
-    return tables + carried + length * dim * 2
+        pole = 4 + 3 + 3
+        frequency = 4 * 4 + 2 * product + 1 + product + product + 2 + add + 1 + add + product
+        made = (length // 2 + 1) * (pole * pairs + frequency) + round(2.5 * length * math.log2(length))
+        sums = (length // 2 + 1) * 2 * 8 * 2 * pairs
+        bits = f"{length:b}"
+        contraction = sums + 2 * (2 * pairs) ** 3 * (len(bits) - 1) + 2 * (2 * pairs) ** 2 * bits.count("1")
+    return each, dim * (transform + made + 1), dim * contraction
 
 
-@pytest.mark.parametrize("length", [1, 7, CHUNK, CHUNK + 1, 1000])
+@pytest.mark.parametrize("length", [1, 7, 64, 1000])
 @pytest.mark.parametrize("kernel", ["dplr", "diagonal"])
 @pytest.mark.parametrize("causal", [True, False])
-def test_mixing(length, kernel, causal):
-    model = S4(16, 3, causal=causal, kernel=kernel, modes=8)
-    assert model.flops(length).mixing == 3 * (1 if causal else 2) * mixing_by_hand(length, 16, 4, kernel == "dplr")
+def test_operations(length, kernel, causal):
+    cost = S4(16, 3, causal=causal, kernel=kernel, modes=8).flops(length)
+    each, shared, contraction = (3 * (1 if causal else 2) * n for n in by_hand(length, 16, 4, kernel))
+    assert cost.shared is not None
+    assert (cost.mixing, cost.shared.mixing, cost.shared.contraction) == (each, shared, contraction)
 
 
-def test_cost_is_linear_in_length():
-    for feedback in (False, True):
-        costs = [state_space_flops(chunks * CHUNK, 8, 4, feedback=feedback).headline for chunks in (1, 101, 201)]
-        assert costs[2] - costs[1] == costs[1] - costs[0]
+def test_what_a_batch_shares_is_counted_once():
+    cost = S4(16, 1).flops(100)
+    assert cost.shared is not None
+    assert cost.batch(5).headline == 5 * cost.headline + cost.shared.headline
+    assert (cost * 3).batch(5) == cost.batch(5) * 3
 
 
 LONG = 16_384

@@ -1,8 +1,9 @@
 """Law 6, operations: `flops` declares the contractions that torch executes, to the last operation.
 
 They are counted in `forward` at several lengths and batch sizes, with and without causality. They grow in proportion to
-the batch, so that the cost of a sequence is well defined; and what is declared of every kind, like what is counted, grows
-by the same amount with every layer, or with every turn of layers of several kinds.
+the batch, but for what its sequences are declared to share, so that the cost of a sequence is well defined; and what is
+declared of every kind, like what is counted and the number of weights, grows by the same amount with every layer, or with
+every turn of layers of several kinds.
 """
 
 import math
@@ -12,7 +13,7 @@ import torch
 
 from architectures.backbone import Backbone, Flops
 from lab.counter import Counter
-from lab.laws.subject import Broken, Subject, noise
+from lab.laws.subject import LONG, Broken, Subject, noise
 
 KINDS = ("contraction", "mixing", "pointwise")
 
@@ -25,29 +26,37 @@ def holds(subject: Subject) -> str:
         deep = [subject.build(depth=depth, causal=causal) for depth in depths]
         for batch, length in zip((1, 2, 3), (7, 33, 61), strict=True):
             _declared_is_counted(subject, deep[0], batch, min(length, subject.longest), causal)
+        if subject.longest > 61:
+            _declared_is_counted(subject, deep[0], 1, min(LONG - 1, subject.longest), causal)
         length = subject.lengths(33)[0]
         costs = [_declared(subject, model, length) for model in deep]
         counts = [_counted(subject, model, 1, length).contraction for model in deep]
         for kind in KINDS:
-            _linear_in_depth(f"declared {kind}", depths, [getattr(cost, kind) for cost in costs])
+            _linear_in_depth(f"declared {kind}", depths, [cost.kinds[kind] for cost in costs])
+            _linear_in_depth(f"declared shared {kind}", depths, [_shared(cost).kinds[kind] for cost in costs])
         _linear_in_depth("counted contraction", depths, counts)
+        weights = [sum(parameter.numel() for parameter in model.parameters()) for model in deep]
+        _linear_in_depth("number of weights", depths, weights)
+        if weights[0] == weights[1]:
+            raise Broken(f"depth {depths[1]} has the {weights[0]} weights of depth {depths[0]}: its layers are one layer")
     return ""
 
 
 def _declared_is_counted(subject: Subject, model: Backbone, batch: int, length: int, causal: bool) -> None:
-    declared = _declared(subject, model, length)
+    cost = _declared(subject, model, length)
+    shared, declared = _shared(cost).contraction, cost.batch(batch).contraction
     single = _counted(subject, model, 1, length)
-    counted = _counted(subject, model, batch, length)
+    counted = single if batch == 1 else _counted(subject, model, batch, length)
     where = f"at length {length}, batch {batch}" + ("" if causal else ", causal=False")
-    if counted.contraction != batch * single.contraction:
+    if counted.contraction - shared != batch * (single.contraction - shared):
         raise Broken(
             f"counted contraction is not linear in batch: {single.contraction} for one sequence, "
-            f"{counted.contraction} {where}; work that a batch shares must not be a contraction"
+            f"{counted.contraction} {where}; what a batch shares is declared as such, and {shared} was"
         )
-    if counted.contraction != batch * declared.contraction:
-        ratio = batch * declared.contraction / counted.contraction if counted.contraction else math.inf
+    if counted.contraction != declared:
+        ratio = declared / counted.contraction if counted.contraction else math.inf
         raise Broken(
-            f"declared contraction {batch * declared.contraction} is {ratio:.4g} times the counted "
+            f"declared contraction {declared} is {ratio:.4g} times the counted "
             f"{counted.contraction} {where}; counted {dict(counted.by_operator)}"
         )
 
@@ -55,11 +64,15 @@ def _declared_is_counted(subject: Subject, model: Backbone, batch: int, length: 
 def _declared(subject: Subject, model: Backbone, length: int) -> Flops:
     subject.doing = f"flops({length})"
     cost = model.flops(length)
-    for kind in KINDS:
-        value = getattr(cost, kind)
-        if type(value) is not int or value < 0:
-            raise Broken(f"flops({length}).{kind} is {value!r}, not a non-negative int")
+    for part, which in ((cost, ""), (_shared(cost), "shared.")):
+        for kind, value in part.kinds.items():
+            if type(value) is not int or value < 0:
+                raise Broken(f"flops({length}).{which}{kind} is {value!r}, not a non-negative int")
     return cost
+
+
+def _shared(cost: Flops) -> Flops:
+    return cost.shared or Flops()
 
 
 def _counted(subject: Subject, model: Backbone, batch: int, length: int) -> Counter:
