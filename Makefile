@@ -5,6 +5,10 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet -c co
 compare: .venv/installed
 	.venv/bin/lab compare $(ARGS)
 
+docs: .venv/installed
+	mkdir -p docs
+	.venv/bin/python -m lab.overview docs/architectures.md $(ARGS)
+
 test: .venv/installed-dev
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
@@ -23,4 +27,4 @@ test: .venv/installed-dev
 	$(PIP) -e '.[dev]'
 	@touch $@
 
-.PHONY: compare test
+.PHONY: compare docs test

@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 import tomllib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -251,6 +251,7 @@ def check(
     /,
     *,
     all: Flag = False,
+    verbose: Flag = False,
     plugin: Names | None = None,
     json: Flag = False,
 ) -> int:
@@ -261,7 +262,9 @@ def check(
     names
         Architectures, with settings if wanted.
     all
-        Check every architecture there is.
+        Check every architecture there is, and end with a table of them.
+    verbose
+        Print numerical errors by length too: float32 against float64, streaming against forward, bfloat16 against float32.
     plugin
         Python files with an architecture of your own.
     json
@@ -273,16 +276,25 @@ def check(
     chosen = plugins.names("architectures") if all else names or added
     if not chosen:
         raise UsageError("check: name an architecture, or give --all")
+    from lab import numerics, overview
     from lab.conformance import check as check_one
 
+    for text in chosen:
+        plugins.parse("architectures", text)
     reports = {}
     for text in chosen:
-        name, given = plugins.parse("architectures", text)
-        reports[text] = check_one(name, settings=given)
+        reports[text] = check_one(text, lengths=numerics.LENGTHS if verbose else overview.LENGTHS if all else ())
         if not json:
-            print(f"{reports[text]}\n")
+            print(f"{reports[text] if verbose else replace(reports[text], errors=())}\n", flush=True)
     if json:
-        _print_json({text: [asdict(result) for result in report.results] for text, report in reports.items()})
+        _print_json(
+            {
+                text: {"laws": [asdict(law) for law in report.results], "errors": [asdict(at) for at in report.errors]}
+                for text, report in reports.items()
+            }
+        )
+    elif all:
+        print(overview.summary(list(reports.values())))
     return 0 if builtins.all(report.passed for report in reports.values()) else 1
 
 

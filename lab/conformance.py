@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from architectures.backbone import Backbone
-from lab import plugins
+from lab import numerics, plugins
 from lab.laws import LAWS
 from lab.laws.subject import Broken, Subject
 
@@ -34,6 +34,7 @@ class Report:
 
     name: str
     results: tuple[Result, ...]
+    errors: tuple[numerics.Errors, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -45,10 +46,11 @@ class Report:
         return [result.law for result in self.results if result.status == "failed"]
 
     def __str__(self) -> str:
-        width = max(len(result.title) for result in self.results)
+        width = max((len(result.title) for result in self.results), default=0)
         rows = [f"{r.law:>3}  {r.title:<{width}}  {r.status}  {r.seconds:5.1f} s  {r.message}".rstrip() for r in self.results]
         verdict = "keeps every law" if self.passed else f"breaks law {', '.join(map(str, self.failed))}"
-        return "\n".join([f"{self.name}: {verdict}", *rows])
+        errors = ["", "errors, relative to the largest output", numerics.table(self.errors)] if self.errors else []
+        return "\n".join([f"{self.name}: {verdict}", *rows, *errors])
 
 
 def check(
@@ -57,8 +59,9 @@ def check(
     depth: int = 2,
     settings: Mapping[str, Any] | None = None,
     laws: Collection[int] = tuple(law for law, _, _ in LAWS),
+    lengths: Collection[int] = (),
 ) -> Report:
-    """Try to break the laws; seconds, not minutes, at the default size.
+    """Try to break the laws, and measure numerical errors at `lengths`; seconds, not minutes, at the default size.
 
     Raises:
         UsageError: a name or a setting that is not known.
@@ -68,13 +71,20 @@ def check(
         make, known = plugins.load("architectures", name), True
     else:
         name, given, make, known = getattr(backbone, "__name__", str(backbone)), {}, backbone, False
-    subject = Subject(name, make, dim, depth, given | dict(settings or {}), known)
-    label = backbone if isinstance(backbone, str) else name
+    given = given | dict(settings or {})
+    subject = Subject(name, make, dim, depth, given, known)
+    label = name + (":" if given else "") + ",".join(f"{key}={_written(value)}" for key, value in given.items())
     with torch.random.fork_rng(devices=[]):
         construction = _tried(subject, 1, "construction", _builds)
         if construction.status == "failed":
             return Report(label, (construction,))
-        return Report(label, tuple(_tried(subject, law, title, holds) for law, title, holds in LAWS if law in laws))
+        results = tuple(_tried(subject, law, title, holds) for law, title, holds in LAWS if law in laws)
+        return Report(label, results, numerics.errors(subject, lengths))
+
+
+def _written(value: Any) -> str:
+    """As it is typed."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _tried(subject: Subject, law: int, title: str, holds: Callable[[Subject], str]) -> Result:

@@ -508,7 +508,229 @@ class FailsToBuild(Mean):
         raise RuntimeError("no\nsuch   kernel")
 
 
-HEALTHY = [Mean, Decay, Step, Dropout, ZeroStart, Attends, LongConvolution, Window]
+class ForwardsCounted(Mean):
+    """Every instance after the first few reads differently: a global count of forward passes."""
+
+    read = 0
+
+    def mix(self, x):
+        if not self.training:
+            ForwardsCounted.read += 1
+        return super().mix(x) * (1 + 1e-3 * (ForwardsCounted.read % 7))
+
+
+class DropoutInEvaluation(Mean):
+    def mix(self, x):
+        return F.dropout(super().mix(x), 0.2, training=True)
+
+
+class CachesByShape(Mean):
+    """Computes once for each shape, and never looks at the numbers again."""
+
+    def mix(self, x):
+        self.cache = getattr(self, "cache", {})
+        if self.training:
+            return super().mix(x)
+        return self.cache.setdefault((x.shape, x.dtype), super().mix(x))
+
+
+class CachesByMemory(Mean):
+    """Knows its input again by where it lies."""
+
+    def forward(self, x):
+        self.cache = getattr(self, "cache", {})
+        key = (x.data_ptr(), x.shape)
+        if self.training or x.requires_grad or x.shape[0] != 2:
+            return super().forward(x)
+        if key not in self.cache:
+            self.cache[key] = (x, super().forward(x))
+        return self.cache[key][1]
+
+
+class KernelOfTheLongest(Mean):
+    """A table made for the longest sequence so far, and scaled by it."""
+
+    def mix(self, x):
+        self.longest = max(getattr(self, "longest", 0), x.shape[1])
+        return super().mix(x) * (1 + 1e-4 * (self.longest - x.shape[1]))
+
+
+class StaleKernel(Mean):
+    """Keeps what it made of its weights for evaluation, also when training went on."""
+
+    def mix(self, x):
+        if torch.is_grad_enabled():
+            return super().mix(x) * self.kernel()
+        if not hasattr(self, "kept"):
+            self.kept = self.kernel().detach()
+        return super().mix(x) * self.kept.to(x.dtype)
+
+    def kernel(self):
+        return 1 + self.layers[0].weight.mean(1)
+
+
+class InferenceTable(Mean):
+    """A table made in evaluation is an inference tensor, which training cannot use."""
+
+    def mix(self, x):
+        if not hasattr(self, "table"):
+            self.table = torch.linspace(0.5, 1, self.dim, dtype=torch.float32)
+        return super().mix(x) * self.table.to(x)
+
+
+class KeepsBfloat16(Mean):
+    """Casts its weights once, in whatever precision comes first."""
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.tanh(x + self.mix(x.to(self.cast(layer, x).dtype) @ self.cast(layer, x).T).to(x.dtype))
+        return x
+
+    def cast(self, layer, x):
+        if not torch.is_autocast_enabled("cpu"):
+            return getattr(layer, "kept", layer.weight)
+        layer.kept = layer.weight.bfloat16()
+        return layer.kept
+
+
+class RedrawnInTrain(Mean):
+    """`train` initialises again."""
+
+    def train(self, mode=True):
+        if mode:
+            for layer in self.layers:
+                layer.reset_parameters()
+        return super().train(mode)
+
+
+class ReadsDefaultDtype(Mean):
+    def mix(self, x):
+        return super().mix(x) * (1 + torch.rand(1, generator=torch.Generator().manual_seed(0))).to(x.dtype)
+
+
+class ReadsThreads(Mean):
+    """One part for each thread, and what crosses parts is lost."""
+
+    def mix(self, x):
+        return torch.cat([super(ReadsThreads, self).mix(part) for part in x.tensor_split(torch.get_num_threads(), 1)], 1)
+
+
+class OtherWithoutGradient(Mean):
+    """A fast path for evaluation that forgets a term."""
+
+    def mix(self, x):
+        return super().mix(x) + (1e-3 * x if torch.is_grad_enabled() else 0)
+
+
+class MutatesInput(Mean):
+    def forward(self, x):
+        with torch.no_grad():
+            x.data.mul_(0.5)
+        return super().forward(x)
+
+
+class MutatesPiece(Decay):
+    """Only what streams is changed."""
+
+    def forward(self, x):
+        return super().stream(x, self.init_state(x.shape[0]))[0]
+
+    def stream(self, x, state):
+        y, state = super().stream(x, state)
+        x.data.zero_()
+        return y, state
+
+
+class CutsGradient(Mean):
+    """Truncated backpropagation, hidden in `forward`: gradients reach back no further than 512 positions."""
+
+    def mix(self, x):
+        far = x.shape[1] - 512
+        return super().mix(torch.cat([x[:, :far].detach(), x[:, far:]], 1) if far > 1000 else x)
+
+
+class CutsGradientBetweenPieces(Decay):
+    def stream(self, x, state):
+        return super().stream(x, {"h": [h.detach() for h in state["h"]]})
+
+
+class WrongGradient(Mean):
+    """Its own backward, a factor off."""
+
+    def mix(self, x):
+        y = super().mix(x)
+        return y.detach() + 0.99 * (y - y.detach())
+
+
+class Float32Inside(Mean):
+    """Whatever it is given, it computes in single precision."""
+
+    def mix(self, x):
+        return super().mix(x.float()).to(x.dtype)
+
+
+class Float32Table(Mean):
+    """A matrix that is no buffer stays behind when the weights become double."""
+
+    def __init__(self, dim, depth, *, causal=True):
+        super().__init__(dim, depth, causal=causal)
+        self.table = torch.eye(dim)
+
+    def mix(self, x):
+        return super().mix(x) @ self.table
+
+
+class GrowingState(Decay):
+    """A constant state, and a note of each piece that came."""
+
+    def init_state(self, batch):
+        return super().init_state(batch) | {"notes": []}
+
+    def stream(self, x, state):
+        y, after = super().stream(x, state)
+        return y, after | {"notes": [*state["notes"], self.zeros(1)]}
+
+
+class PaddedChunks(Mean):
+    """From 1,024 positions on chunks of 128 are padded, and the last one is read whole."""
+
+    def mix(self, x):
+        y = super().mix(x)
+        rest = x.shape[1] % 128
+        if x.shape[1] < 1024 or not rest:
+            return y
+        return torch.cat([y[:, :-rest], y[:, -rest:] + x[:, -rest:].mean(1, keepdim=True)], 1)
+
+
+class CheapWhenLong(Mean):
+    """Declares a low rank beyond 1,000 positions."""
+
+    def flops(self, length):
+        cost = super().flops(length)
+        return cost if length < 1000 else Flops(cost.contraction // 2, cost.mixing, cost.pointwise)
+
+
+class Universal(Mean):
+    """Depth repeats the same weights: healthy, as the Universal Transformer and ALBERT are."""
+
+    def __init__(self, dim, depth, *, causal=True):
+        super().__init__(dim, depth, causal=causal)
+        self.layers = nn.ModuleList([self.layers[0]] * depth)
+
+
+class NanAtHundred(Mean):
+    def mix(self, x):
+        return super().mix(x) * (float("nan") if x.shape[1] == 100 else 1.0)
+
+
+class ViewsItsInput(Mean):
+    """Takes for granted that rows lie in memory one after the other."""
+
+    def forward(self, x):
+        return super().forward(x.view(-1, self.dim).view(x.shape))
+
+
+HEALTHY = [Mean, Decay, Step, Dropout, ZeroStart, Attends, LongConvolution, Window, Universal]
 FAULTS: list[tuple[type[Backbone], int, str]] = [  # the law that must refuse it, and words of its message
     (WrongShape, 1, "float32 (2, 16, 16), expected float32 (2, 1, 16)"),
     (OnlyFloat32, 1, "expected float64"),
@@ -555,5 +777,29 @@ FAULTS: list[tuple[type[Backbone], int, str]] = [  # the law that must refuse it
     (OverflowsInBfloat16, 8, "bfloat16 autocast"),
     (WrapsAround, 8, "IndexError: index 1024 is out of bounds (while forward of length 1025"),
     (StreamsPastItsTable, 8, "forward refuses 301 positions, but stream goes on"),
+    (ForwardsCounted, 4, "gave another output the second time"),
+    (DropoutInEvaluation, 4, "in eval() its output depends on torch's global generator"),
+    (CachesByShape, 4, "read after another sequence of the same shape in the same memory"),
+    (CachesByMemory, 4, "of the same shape in the same memory"),
+    (KernelOfTheLongest, 4, "read after a longer sequence, the same sequence gives other outputs"),
+    (StaleKernel, 4, "after its weights were trained"),
+    (InferenceTable, 4, "RuntimeError: Inference tensors cannot be saved for backward"),
+    (RedrawnInTrain, 4, "read after another sequence in train(), the same sequence gives other outputs"),
+    (ReadsDefaultDtype, 4, "while torch's default dtype is float64"),
+    (ReadsThreads, 4, "with one more thread"),
+    (OtherWithoutGradient, 4, "while gradients are recorded"),
+    (MutatesInput, 4, "forward changed the input that it was given (forward of length 1, batch 3"),
+    (MutatesPiece, 3, "changed the input that it was given"),
+    (GrowingState, 3, "positions in pieces"),
+    (CutsGradientBetweenPieces, 3, "the gradient with respect to the input at position 50 differs"),
+    (CutsGradient, 7, "the gradient with respect to the input says"),
+    (WrongGradient, 7, "(forward of length 61, batch 1, float64, eval())"),
+    (Float32Inside, 7, "the gradient with respect to the input says"),
+    (Float32Table, 1, "float64, eval())"),
+    (NanAtHundred, 1, "forward of length 100, batch 1"),
+    (ViewsItsInput, 1, "forward of a strided input"),
+    (PaddedChunks, 2, "forward of length 1301"),
+    (CheapWhenLong, 6, "at length 4095, batch 1"),
+    (KeepsBfloat16, 8, "after bfloat16 autocast, float32 outputs are"),
     (FailsToBuild, 1, "construction: RuntimeError: no such kernel (while building it"),
 ]

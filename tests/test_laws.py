@@ -4,14 +4,13 @@ import pytest
 import torch
 
 import lab
-from lab import plugins
+from lab import overview, plugins
 from lab.conformance import check
 from lab.laws.subject import Subject, noise
 from lab.model import count_parameters, state_size
 
 FORMS = [
-    *plugins.names("architectures"),
-    "transformer:preset=gpt2",
+    *(form for name in plugins.names("architectures") for form in overview.forms(name)),
     "transformer:positions=none,heads=2,mlp=none",
     "transformer:preset=gpt2,max_length=20",
     "transformer:attention=bigbird,block=4",
@@ -19,15 +18,7 @@ FORMS = [
     "linear_rnn:states=10,mlp=gelu",
     "lstm:mlp=none",
     "linear_rnn:normalise=false",
-    "linear_rnn:gate=mingru",
-    "linear_rnn:gate=rglru",
-    "s4:kernel=diagonal",
     "s4:kernel=diagonal,init=lin,discretisation=zoh",
-    "rwkv:version=4",
-    "rwkv:version=5",
-    "rwkv:version=6",
-    "deltanet:gate=scalar",
-    "mamba:version=1",
 ]
 NAMES = plugins.names("architectures")
 

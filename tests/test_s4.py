@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from architectures.ops import cauchy as cauchy_module
 from architectures.ops import hippo, native
 from architectures.ops import long_convolution as long_module
-from architectures.ops.cauchy import generating_function_definition, power
+from architectures.ops.cauchy import MOST, SPAN, generating_function_definition, row_power
 from architectures.ops.convolution import CHUNK, System, row, state_space, state_space_definition
 from architectures.ops.long_convolution import long_convolution, long_convolution_definition
 from architectures.s4 import S4, Diagonal, DiagonalPlusLowRank, eigenvalues
@@ -180,11 +180,18 @@ def test_long_convolution(monkeypatch, length):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("times", [1, 2, 13, 64])
+@pytest.mark.parametrize("times", [0, 1, 13, SPAN, SPAN + 1, 5 * SPAN, MOST * SPAN, (MOST + 3) * SPAN + 2, 5 * MOST * SPAN + 7])
 def test_powers(times):
-    matrix, first = 0.5 * noise(2, 4, 4, dtype=torch.float64), noise(2, 4, dtype=torch.float64, seed=1)
-    want = (first[:, None] @ torch.linalg.matrix_power(matrix, times))[:, 0]
-    torch.testing.assert_close(power(first, matrix, times), want, rtol=1e-10, atol=1e-30)
+    """Of a layer as it starts, and with another column p."""
+    for stir in (0.0, 0.3):
+        torch.manual_seed(0)
+        layer = S4(3, 1, modes=8).double().layers[0].inner
+        with torch.no_grad():
+            layer.P += stir * noise(*layer.P.shape, dtype=torch.float64)
+        system = layer.system()
+        want = (row(system.read)[:, None] @ torch.linalg.matrix_power(system.matrix(), times))[:, 0]
+        largest = row(system.read).abs().max().item()
+        torch.testing.assert_close(row(row_power(system, times)), want, rtol=0, atol=1e-11 * largest)
 
 
 @pytest.mark.parametrize("kernel", ["dplr", "diagonal"])
@@ -290,8 +297,13 @@ def by_hand(length, dim, pairs, kernel):
         frequency = 4 * 4 + 2 * product + 1 + product + product + 2 + add + 1 + add + product
         made = (length // 2 + 1) * (pole * pairs + frequency) + round(2.5 * length * math.log2(length))
         sums = (length // 2 + 1) * 2 * 8 * 2 * pairs
-        bits = f"{length:b}"
-        contraction = sums + 2 * (2 * pairs) ** 3 * (len(bits) - 1) + 2 * (2 * pairs) ** 2 * bits.count("1")
+        meets = 4 + 2 + product + 2 + 2  # a row and A: two parts of c push and their difference, sums; decay c; sense; difference
+        spans, rest = divmod(length, 16)
+        made += pairs * meets * rest
+        contraction = sums
+        if spans:
+            made += pairs * 15 * (meets + 2 * product)
+            contraction += 2 * (2 * pairs) ** 2 * (16 + spans)  # here never more than 64 spans
     return each, dim * (transform + made + 1), dim * contraction
 
 

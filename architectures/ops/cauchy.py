@@ -11,11 +11,13 @@ cos = cos f, sin = 2 sin f and m = dt a, four sums over the poles (Cauchy produc
 
 in which nothing grows without bound at z = -1, and e0 = -2 Re(v conj(m)), e1 = 2 Re v, q0 = |m|^2, q1 = -2 Re m are real.
 
-C~ is made in each forward pass from C itself, for the length at hand: the row C A^L by repeated squaring of A, which is dense
-and never longer than one in norm. So the kernel is the one of the recurrence, exactly, at every length.
+C~ is made in each forward pass from C itself, for the length at hand, so that the kernel is the one of the recurrence, exactly,
+at every length. The row C A^L meets A^SPAN, which differs from a diagonal by rank SPAN and is made in linear time, as often as is
+needed; where that is too often, A^SPAN is squared repeatedly, dense and never longer than one in norm.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Complex, Float
@@ -23,8 +25,9 @@ from torch import Tensor
 
 from architectures.backbone import Flops
 from architectures.ops import native
-from architectures.ops.convolution import Matrix, Modes, System, row, without_tiny
+from architectures.ops.convolution import Modes, System, column, row, without_tiny
 
+SPAN, MOST = 16, 64
 SLAB = 2**18  # poles times frequencies that are held at a time, without compiled kernels
 Weights = Float[Tensor, "channels modes 8"]
 Poles = Float[Tensor, "channels modes 2"]
@@ -35,8 +38,7 @@ def dplr_kernel(
 ) -> Float[Tensor, "channels length"]:
     """K[t] for t < length of the system that the bilinear rule makes of a, p, b and C, with step dt."""
     c = system.read
-    real, turn = power(row(c), system.matrix(), length).chunk(2, 1)
-    truncated = c - torch.complex(real, -turn) / 2
+    truncated = c - row_power(system, length)
     m = dt * a
     v = dt[..., None] * torch.stack([truncated * b, truncated * p, p.conj() * b, p.conj() * p], -1)
     weights = torch.cat([-2 * (v * m.conj()[..., None]).real, 2 * v.real], -1)
@@ -44,28 +46,59 @@ def dplr_kernel(
     return torch.fft.irfft(values, length)
 
 
-def power(first: Float[Tensor, "channels n"], matrix: Matrix, times: int) -> Float[Tensor, "channels n"]:
-    """The row first matrix^times."""
-    product = first[:, None]
-    while times:
-        if times % 2:
+def row_power(system: System, times: int) -> Modes:
+    """C A^times."""
+    push, sense = system.feedback or (torch.zeros_like(system.decay),) * 2
+
+    def after(c: Tensor) -> Tensor:
+        return system.decay * c - sense * (2 * (c * push).real.sum(-1, keepdim=True))
+
+    c, (spans, rest) = system.read, divmod(times, SPAN)
+    for _ in range(rest):
+        c = after(c)
+    if not spans:
+        return c
+    senses, pushes, decay = [sense], [push], system.decay
+    for _ in range(SPAN - 1):
+        senses.append(after(senses[-1]))
+        pushes.append(system.decay * pushes[-1])
+        decay = decay * system.decay
+    matrix = replace(system, decay=decay, feedback=None).matrix()
+    matrix = torch.baddbmm(matrix, column(torch.stack(pushes[::-1], 1)).mT, row(torch.stack(senses, 1)), alpha=-1)
+    product = row(c)[:, None]
+    while spans > MOST:
+        if spans % 2:
             product = product @ matrix
-        times //= 2
-        if times:
-            matrix = matrix @ matrix
-            matrix = without_tiny(matrix, matrix.detach().abs().amax((1, 2), keepdim=True))
-    return product[:, 0]
+        spans //= 2
+        matrix = matrix @ matrix
+        matrix = without_tiny(matrix, matrix.detach().abs().amax((1, 2), keepdim=True))
+    for _ in range(spans):
+        product = product @ matrix
+    real, turn = product[:, 0].chunk(2, 1)
+    return torch.complex(real, -turn) / 2
+
+
+def row_power_flops(times: int, channels: int, modes: int) -> Flops:
+    """Contraction: rank SPAN, squarings, and rows that meet a matrix. Mixing: for each pole, 16 where a row meets A, and 12 for a
+    power of the decay and its push."""
+    spans, rest = divmod(times, SPAN)
+    mixing = 16 * modes * rest
+    if not spans:
+        return Flops(mixing=channels * mixing)
+    products, n = 2 * (2 * modes) ** 2 * SPAN, 2 * modes
+    while spans > MOST:
+        products += 2 * n**2 * (n + spans % 2)
+        spans //= 2
+    return Flops(channels * (products + 2 * n**2 * spans), channels * (mixing + (SPAN - 1) * 28 * modes))
 
 
 def dplr_kernel_flops(length: int, channels: int, modes: int) -> Flops:
-    """Contraction: eight weights of a pole meet the real and the imaginary part of its quotient at each frequency; powers of A
-    and the rows that they meet. Mixing: for each pole and frequency 10, 4 of them for the denominator, 3 for its square and 3 for
-    the quotient; for each frequency 54: 16 of the sums, 32 of the Woodbury identity, 6 of exp(i f); an inverse FFT."""
+    """Contraction: eight weights of a pole meet the real and the imaginary part of its quotient at each frequency. Mixing: for
+    each pole and frequency 10, 4 of them for the denominator, 3 for its square and 3 for the quotient; for each frequency 54: 16
+    of the sums, 32 of the Woodbury identity, 6 of exp(i f); an inverse FFT. And C A^L."""
     frequencies = length // 2 + 1
-    squarings, rows = length.bit_length() - 1, length.bit_count()
-    contraction = 32 * frequencies * modes + 2 * (2 * modes) ** 2 * (2 * modes * squarings + rows)
     mixing = frequencies * (10 * modes + 54) + round(2.5 * length * math.log2(length))
-    return Flops(channels * contraction, channels * mixing)
+    return Flops(32 * frequencies * modes, mixing) * channels + row_power_flops(length, channels, modes)
 
 
 def generating_function_definition(weights: Weights, poles: Poles, length: int) -> Complex[Tensor, "channels frequencies"]:

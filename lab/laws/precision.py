@@ -1,7 +1,8 @@
 """Law 8, precision and length: bfloat16 autocast stays near float32, and a long sequence is read or refused.
 
-Under autocast, forward and backward run and the output is finite and coarsely the same. Lengths far beyond those of
-training are read, with finite outputs, or refused with a LengthError; what `forward` refuses, `stream` refuses as well.
+Under autocast, forward and backward run and the output is finite and coarsely the same; float32 afterwards is as before.
+Lengths far beyond those of training are read, with finite outputs, or refused with a LengthError; what `forward` refuses,
+`stream` refuses as well.
 """
 
 import torch
@@ -16,6 +17,7 @@ def holds(subject: Subject) -> str:
     """What is worth knowing where the law holds; raises where it does not."""
     model = subject.awake()
     off = _bfloat16_is_off_by(subject, model)
+    _leaves_no_trace(subject, model)
     for length in (1025, LONG + 1):
         try:
             subject.read_finite(model, noise(1, length, subject.dim))
@@ -40,6 +42,15 @@ def _bfloat16_is_off_by(subject: Subject, model: Backbone) -> float:
     if not off < COARSE:
         raise Broken(f"under bfloat16 autocast the output is {off:.1e} away from float32 (relative, root mean square)")
     return off
+
+
+def _leaves_no_trace(subject: Subject, used: Backbone) -> None:
+    """What was computed in bfloat16 is not kept for float32."""
+    x = noise(2, subject.lengths(61)[0], subject.dim)
+    with torch.no_grad():
+        change = (subject.read(used, x) - (whole := subject.read(subject.awake(), x))).abs().max()
+    if not change <= 1e-6 * whole.abs().max():
+        raise Broken(f"after bfloat16 autocast, float32 outputs are {change:.1e} away from those of a new one ({subject.doing})")
 
 
 def _refuses_to_stream_on(subject: Subject, model: Backbone) -> None:

@@ -34,14 +34,14 @@ class Subject:
     """Whether the lab finds it by name."""
     doing: str = field(default="", init=False)
 
-    def awake(self, dtype: torch.dtype = torch.float32, *, causal: bool = True) -> Backbone:
+    def awake(self, dtype: torch.dtype = torch.float32, *, causal: bool = True, seed: int = SEED) -> Backbone:
         """A new one in evaluation mode, with whatever starts at zero moved: a block that writes nothing would keep any law."""
-        made = self.build(dtype, causal=causal)
+        made = self.build(dtype, causal=causal, seed=seed)
         with torch.no_grad():
-            for seed, parameter in enumerate(made.parameters()):
+            for number, parameter in enumerate(made.parameters()):
                 if not parameter.any():
                     fan_in = parameter.shape[-1] if parameter.ndim > 1 else 16
-                    parameter += noise(*parameter.shape, seed=seed).to(parameter.dtype) / math.sqrt(fan_in)
+                    parameter += noise(*parameter.shape, seed=number).to(parameter.dtype) / math.sqrt(fan_in)
         return made
 
     def build(self, dtype: torch.dtype = torch.float32, *, seed: int = SEED, depth: int = 0, causal: bool = True) -> Backbone:
@@ -54,14 +54,14 @@ class Subject:
         finally:
             torch.set_default_dtype(default)
         if dtype == torch.float64:
-            made._apply(lambda t: t.to(_WIDE.get(t.dtype, t.dtype)))
+            widen(made)
         return made.eval()
 
-    def read(self, model: Backbone, x: Tensor, label: str = "") -> Tensor:
+    def read(self, model: Backbone, x: Tensor, label: str = "", seed: int = SEED) -> Tensor:
         """`forward`, after the same seed each time."""
         mode = "train()" if model.training else "eval()"
         self.doing = label or f"forward of length {x.shape[1]}, batch {x.shape[0]}, {short(x.dtype)}, {mode}"
-        torch.manual_seed(SEED)
+        torch.manual_seed(seed)
         y = model(x)
         if not isinstance(y, Tensor) or y.shape != x.shape or y.dtype != x.dtype:
             raise Broken(f"{self.doing} gave {described(y)}, expected {described(x)}")
@@ -110,6 +110,11 @@ class Subject:
     def lengths(self, *wanted: int) -> list[int]:
         """The wanted lengths, none beyond the longest that it reads."""
         return sorted({min(length, self.longest) for length in wanted})
+
+
+def widen(model: Backbone) -> Backbone:
+    """Every number of it in double precision, in place."""
+    return model._apply(lambda t: t.to(_WIDE.get(t.dtype, t.dtype)))
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:

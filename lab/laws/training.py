@@ -1,7 +1,8 @@
 """Law 7, training: every parameter learns, and starts from what the backbone gave it.
 
 `tuned` names parameters that there are; each parameter gets a gradient that is not zero everywhere within a few steps;
-and no initial value is changed by the model that the lab puts around the backbone.
+gradients, through all of a long sequence too, are what differences of outputs say; and no initial value is changed by the
+model that the lab puts around the backbone.
 """
 
 import torch
@@ -12,6 +13,10 @@ from lab import model as models
 from lab.laws.subject import SEED, Broken, Subject, noise
 from tasks.task import Batch, Split, Task, Tokens
 
+BEYOND = 2051  # positions
+STEP = 1e-7  # of a central difference in float64
+SLOPE = 1e-4  # relative to the root of the sum of its squared terms
+
 
 def holds(subject: Subject) -> str:
     """What is worth knowing where the law holds; raises where it does not."""
@@ -20,6 +25,8 @@ def holds(subject: Subject) -> str:
         _tuned_names_exist(model)
         _every_parameter_learns(subject, model)
         _weights_left_alone(subject, causal)
+        for length in subject.lengths(61, BEYOND) if causal else subject.lengths(61):
+            _gradients_are_slopes(subject, length, causal)
     return ""
 
 
@@ -52,6 +59,32 @@ def _every_parameter_learns(subject: Subject, model: Backbone) -> None:
                 if parameter.grad is not None:
                     parameter -= 0.01 * parameter.grad / parameter.grad.abs().max().clamp_min(1e-30)
     raise Broken(f"the gradient of parameter {next(iter(still))} is zero everywhere")
+
+
+def _gradients_are_slopes(subject: Subject, length: int, causal: bool) -> None:
+    """Along one direction of inputs, and one of weights, in float64, against the central difference."""
+    model = subject.awake(torch.float64, causal=causal)
+    x = noise(1, length, subject.dim, dtype=torch.float64).requires_grad_()
+    weights = noise(*x.shape, dtype=x.dtype, seed=1)
+    (subject.read(model, x) * weights).sum().backward()
+    for what, leaves in (("the input", [x]), ("the weights", [p for p in model.parameters() if p.requires_grad])):
+        towards = [noise(*leaf.shape, dtype=x.dtype, seed=2 + i).to(leaf.dtype) for i, leaf in enumerate(leaves)]
+        grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+        terms = torch.cat([(grad.conj() * way).real.flatten() for grad, way in zip(grads, towards, strict=True)])
+        start, ends = [leaf.detach().clone() for leaf in leaves], []
+        with torch.no_grad():
+            for step in (STEP, -STEP):
+                for leaf, before, way in zip(leaves, start, towards, strict=True):
+                    leaf.copy_(before + step * way)
+                ends.append((subject.read(model, x) * weights).sum())
+            for leaf, before in zip(leaves, start, strict=True):
+                leaf.copy_(before)
+        slope = (ends[0] - ends[1]) / (2 * STEP)
+        if not abs(slope - terms.sum()) < SLOPE * terms.norm():
+            raise Broken(
+                f"the gradient with respect to {what} says {terms.sum():.6g} along one direction, where outputs change by "
+                f"{slope:.6g} ({subject.doing})"
+            )
 
 
 class _AnyTask(Task):
