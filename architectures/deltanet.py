@@ -23,7 +23,9 @@ from torch.nn import functional as F
 
 from architectures.backbone import Flops, SequenceMap, State, Tuning
 from architectures.ops.linear_attention import delta_rule, delta_rule_flops, step_bias
+from architectures.ops.norm import RMSNorm
 from architectures.ops.short_convolution import ShortConvolution
+from architectures.ops.silu import gated_silu
 from architectures.stack import NORM, Mixer, Stack, both_ways
 
 
@@ -39,9 +41,9 @@ class DeltaRule(SequenceMap):
         super().__init__()
         self.dim, self.heads, self.keys, self.values = dim, heads, keys, values
         self.qkv = nn.Linear(dim, 2 * keys + values, bias=False)
-        self.convolution = ShortConvolution(2 * keys + values)
+        self.convolution = ShortConvolution(2 * keys + values, silu=True)
         self.beta = nn.Linear(dim, heads, bias=False)
-        self.norm = nn.RMSNorm(values // heads, eps=1e-5)
+        self.norm = RMSNorm(values // heads, eps=1e-5)
         self.out = nn.Linear(values, dim, bias=False)
 
     def log_decay(self, x: Float[Tensor, "batch length dim"], dtype: torch.dtype) -> Float[Tensor, "batch length heads"] | None:
@@ -61,7 +63,7 @@ class DeltaRule(SequenceMap):
             return x, state
         recent, matrices = state
         qkv, recent = self.convolution.stream(self.qkv(x), recent)
-        parts = F.silu(qkv.contiguous()).to(matrices.dtype).split([self.keys, self.keys, self.values], -1)
+        parts = qkv.to(matrices.dtype).split([self.keys, self.keys, self.values], -1)
         q, k, v = (rearrange(part, "b l (h w) -> b l h w", h=self.heads) for part in parts)
         beta = self.beta(x).to(matrices.dtype).sigmoid()
         q = unit(q) / math.sqrt(q.shape[-1])
@@ -70,8 +72,8 @@ class DeltaRule(SequenceMap):
 
     def flops(self, length: int) -> Flops:
         width = 2 * self.keys + self.values
-        # silu; length of q and k (4 for each element, 2 for each head) and the scale of q; the logistic function; norm
-        pointwise = 4 * width + 9 * self.keys + 5 * self.heads + NORM * self.values
+        # length of q and k (4 for each element, 2 for each head) and the scale of q; the logistic function; norm
+        pointwise = 9 * self.keys + 5 * self.heads + NORM * self.values
         each = Flops(2 * self.dim * (width + self.heads + self.values), pointwise=pointwise)
         return self._rule_flops(length) + self.convolution.flops(length) + each * length
 
@@ -96,7 +98,7 @@ class GatedDeltaRule(DeltaRule):
         return -self.log_rate.exp() * step
 
     def let_out(self, x: Float[Tensor, "batch length dim"], y: Float[Tensor, "batch length values"]) -> Tensor:
-        return F.silu(self.gate(x)) * y
+        return gated_silu(y, self.gate(x))
 
     def flops(self, length: int) -> Flops:
         # bias, softplus and the rate for each head; silu and product

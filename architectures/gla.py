@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 from architectures.backbone import Flops, SequenceMap, State
 from architectures.ops.linear_attention import gated_linear_attention, gated_linear_attention_flops
+from architectures.ops.norm import RMSNorm
+from architectures.ops.silu import gated_silu
 from architectures.stack import NORM, Mixer, Stack, both_ways
 
 RANK = 16
@@ -33,7 +35,7 @@ class GatedAttention(SequenceMap):
         self.q, self.k = nn.Linear(dim, dim // 2, bias=False), nn.Linear(dim, dim // 2, bias=False)
         self.v, self.gate = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.decay = nn.Sequential(nn.Linear(dim, RANK, bias=False), nn.Linear(RANK, dim // 2))
-        self.norm = nn.RMSNorm(dim // heads, eps=1e-5)
+        self.norm = RMSNorm(dim // heads, eps=1e-5)
         self.out = nn.Linear(dim, dim, bias=False)
 
     def init_state(self, batch: int) -> State:
@@ -46,7 +48,7 @@ class GatedAttention(SequenceMap):
         q, k, v, decay = (rearrange(map(x).to(state.dtype), "b l (h w) -> b l h w", h=self.heads) for map in maps)
         decay = (F.logsigmoid(decay) / TEMPERATURE).exp()
         y, state = gated_linear_attention(q / math.sqrt(q.shape[-1]), k, v, decay, state)
-        return self.out(F.silu(self.gate(x)) * rearrange(self.norm(y), "b l h w -> b l (h w)")), state
+        return self.out(gated_silu(rearrange(self.norm(y), "b l h w -> b l (h w)"), self.gate(x))), state
 
     def flops(self, length: int) -> Flops:
         keys = self.dim // 2

@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from architectures.backbone import Flops, SequenceMap, State, Tuning
 from architectures.ops.gated_recurrence import MIN_GRU, RG_LRU, min_gru, rg_lru
 from architectures.ops.scan import planar_scan, planes, scan_flops
+from architectures.ops.short_convolution import ShortConvolution
 from architectures.stack import Mixer, Stack, both_ways
 
 
@@ -86,7 +87,7 @@ class BlockDiagonal(nn.Module):
 
 
 class RGLRU(SequenceMap):
-    """Griffin's recurrent block; the state is h and the last inputs of the convolution, as many as there were."""
+    """Griffin's recurrent block; the state is h and the last inputs of the convolution, none before the first position."""
 
     tuned: ClassVar[Mapping[str, Tuning]] = {"decay": Tuning(decay=False)}
 
@@ -94,7 +95,7 @@ class RGLRU(SequenceMap):
         super().__init__()
         self.dim, self.states, self.blocks = dim, states, blocks
         self.inputs, self.out = nn.Linear(dim, 2 * states), nn.Linear(states, dim)
-        self.conv = nn.Conv1d(states, states, 4, groups=states)
+        self.conv = ShortConvolution(states, bias=True)
         self.recurrence_gate, self.input_gate = BlockDiagonal(states, blocks), BlockDiagonal(states, blocks)
         squared_radius = 0.9**2 + torch.rand(states) * (0.999**2 - 0.9**2)
         self.decay = nn.Parameter(torch.log(torch.expm1(-0.5 * torch.log(squared_radius))))
@@ -108,20 +109,18 @@ class RGLRU(SequenceMap):
     def stream(self, x: Float[Tensor, "batch length dim"], state: State):
         if not x.shape[1]:
             return x, state
-        h, window = state
+        h, recent = state
+        starts = not recent.shape[1]
         branch, driven = self.inputs(x).chunk(2, -1)
-        window = torch.cat([window.to(driven.dtype), driven], 1)
-        missing = max(0, x.shape[1] + 3 - window.shape[1])
-        seen = rearrange(F.pad(window, (0, 0, missing, 0)), "b l n -> b n l")[:, :, -x.shape[1] - 3 :]
-        driven = rearrange(self.conv(seen), "b n l -> b l n")
+        driven, recent = self.conv.stream(driven, self.conv.init_state(len(x)) if starts else recent)
         x, r, i = (t.to(self.decay.dtype) for t in (driven, self.recurrence_gate(driven), self.input_gate(driven)))
-        y = rg_lru(x, r, i, self.decay, h if state[1].shape[1] else None)
-        return self.out(F.gelu(branch, approximate="tanh") * y), (y[:, -1], window[:, -3:])
+        y = rg_lru(x, r, i, self.decay, None if starts else h)
+        return self.out(F.gelu(branch, approximate="tanh") * y), (y[:, -1], recent)
 
     def flops(self, length: int) -> Flops:
-        products = 6 * self.dim * self.states + 4 * self.states**2 // self.blocks + 8 * self.states
-        pointwise = 12 * self.states + self.dim  # biases of inputs, filters and output; GELU; its product
-        return Flops(contraction=products, mixing=RG_LRU * self.states, pointwise=pointwise) * length
+        products = 6 * self.dim * self.states + 4 * self.states**2 // self.blocks
+        pointwise = 11 * self.states + self.dim  # biases of inputs and output; GELU; its product
+        return self.conv.flops(length) + Flops(products, mixing=RG_LRU * self.states, pointwise=pointwise) * length
 
 
 class MinGRU(SequenceMap):

@@ -28,8 +28,10 @@ from torch.nn import functional as F
 
 from architectures.backbone import Flops, SequenceMap, State, Tuning
 from architectures.ops.linear_attention import full_precision, linear_attention, linear_attention_flops, step_bias
+from architectures.ops.norm import RMSNorm
 from architectures.ops.selective_scan import selective_scan, selective_scan_flops
 from architectures.ops.short_convolution import ShortConvolution
+from architectures.ops.silu import gated_silu
 from architectures.stack import NORM, Mixer, Stack, both_ways
 
 UNDECAYED = Tuning(decay=False)
@@ -44,7 +46,7 @@ class Selective(SequenceMap):
         super().__init__()
         inner, self.dim, self.states, self.rank = 2 * dim, dim, states, math.ceil(dim / 16)
         self.into = nn.Linear(dim, 2 * inner, bias=False)
-        self.convolution = ShortConvolution(inner, bias=True)
+        self.convolution = ShortConvolution(inner, bias=True, silu=True)
         self.select = nn.Linear(inner, self.rank + 2 * states, bias=False)
         self.delta = nn.Linear(self.rank, inner)
         nn.init.uniform_(self.delta.weight, -(self.rank**-0.5), self.rank**-0.5)
@@ -63,19 +65,18 @@ class Selective(SequenceMap):
         recent, h = state
         u, z = self.into(x).chunk(2, -1)
         u, recent = self.convolution.stream(u, recent)
-        u = F.silu(u.contiguous())
         low, B, C = self.select(u).split([self.rank, self.states, self.states], -1)
         delta = F.softplus(F.linear(low, self.delta.weight).to(h.dtype) + self.delta.bias)
         u = u.to(h.dtype)
         with full_precision(h):
             y, h = selective_scan(u, delta, -self.log_A.exp(), B.to(h.dtype), C.to(h.dtype), h)
-        return self.out(torch.addcmul(y, self.D, u) * F.silu(z)), (recent, h)
+        return self.out(gated_silu(torch.addcmul(y, self.D, u), z)), (recent, h)
 
     def flops(self, length: int) -> Flops:
         inner = 2 * self.dim
         contraction = 2 * inner * (2 * self.dim + 2 * self.rank + 2 * self.states + self.dim)
-        # bias, softplus and skip (2); silu twice and a product
-        each = Flops(contraction, mixing=4 * inner, pointwise=9 * inner)
+        # bias, softplus and skip (2); silu and product
+        each = Flops(contraction, mixing=4 * inner, pointwise=5 * inner)
         return selective_scan_flops(length, inner, self.states) + self.convolution.flops(length) + each * length
 
 
@@ -88,11 +89,11 @@ class Dual(SequenceMap):
         super().__init__()
         inner, self.dim, self.states, self.width, self.heads = 2 * dim, dim, states, width, 2 * dim // width
         self.into = nn.Linear(dim, 2 * inner + 2 * states + self.heads, bias=False)
-        self.convolution = ShortConvolution(inner + 2 * states, bias=True)
+        self.convolution = ShortConvolution(inner + 2 * states, bias=True, silu=True)
         self.delta_bias = nn.Parameter(step_bias(self.heads))
         self.log_A = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(self.heads))
-        self.norm = nn.RMSNorm(inner, eps=1e-5)
+        self.norm = RMSNorm(inner, eps=1e-5)
         self.out = nn.Linear(inner, dim, bias=False)
         self.out.weight.data /= math.sqrt(depth)
 
@@ -105,18 +106,18 @@ class Dual(SequenceMap):
         inner, (recent, S) = 2 * self.dim, state
         z, xBC, delta = self.into(x).split([inner, inner + 2 * self.states, self.heads], -1)
         xBC, recent = self.convolution.stream(xBC, recent)
-        u, B, C = F.silu(xBC.contiguous()).to(S.dtype).split([inner, self.states, self.states], -1)
+        u, B, C = xBC.to(S.dtype).split([inner, self.states, self.states], -1)
         delta = F.softplus(delta.to(S.dtype) + self.delta_bias)
         u = rearrange(u, "b l (h w) -> b l h w", h=self.heads)
         y, S = linear_attention(C[:, :, None], B[:, :, None], delta[..., None] * u, -self.log_A.exp() * delta, S)
         y = rearrange(torch.addcmul(y, self.D[:, None], u), "b l h w -> b l (h w)")
-        return self.out(self.norm(y * F.silu(z))), (recent, S)
+        return self.out(self.norm(gated_silu(y, z))), (recent, S)
 
     def flops(self, length: int) -> Flops:
         inner, convolved = 2 * self.dim, 2 * self.dim + 2 * self.states
         contraction = 2 * self.dim * (inner + convolved + self.heads) + 2 * inner * self.dim
-        # delta x and skip (2); bias and softplus of delta and its product with A; silu twice, product, norm
-        each = Flops(contraction, mixing=3 * inner + 3 * self.heads, pointwise=4 * convolved + (5 + NORM) * inner)
+        # delta x and skip (2); bias and softplus of delta and its product with A; silu, product, norm
+        each = Flops(contraction, mixing=3 * inner + 3 * self.heads, pointwise=(5 + NORM) * inner)
         attended = linear_attention_flops(length, self.heads, self.states, self.width, groups=1)
         return attended + self.convolution.flops(length) + each * length
 

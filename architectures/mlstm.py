@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from architectures.backbone import Flops, SequenceMap, State
 from architectures.ops.linear_attention import linear_attention, linear_attention_flops
 from architectures.ops.short_convolution import ShortConvolution
+from architectures.ops.silu import gated_silu
 from architectures.stack import NORM, Mixer, Stack, both_ways
 
 BLOCK = 4
@@ -91,7 +92,7 @@ class MatrixLSTM(SequenceMap):
         super().__init__()
         inner, self.dim, self.heads, self.width = 2 * dim, dim, heads, 2 * dim // heads
         self.up = nn.Linear(dim, 2 * inner, bias=False)
-        self.convolution = ShortConvolution(inner, bias=True)
+        self.convolution = ShortConvolution(inner, bias=True, silu=True)
         self.qk = nn.Parameter(torch.empty(inner // BLOCK, BLOCK, 2 * BLOCK))
         self.v = nn.Parameter(torch.empty(inner // BLOCK, BLOCK, BLOCK))
         self.gates = nn.Linear(3 * inner, 2 * heads)
@@ -114,20 +115,19 @@ class MatrixLSTM(SequenceMap):
         recent, memory, m = state
         u, z = self.up(x).chunk(2, -1)
         c, recent = self.convolution.stream(u, recent)
-        c = F.silu(c)
         q, k, v = (t.flatten(2) for t in (*_in_blocks(c, self.qk).chunk(2, -1), _in_blocks(u, self.v)))
         gates = F.linear(torch.cat([q, k, v], -1), self.gates.weight).to(m.dtype) + self.gates.bias
         q, k, v = (t.to(m.dtype).unflatten(-1, (self.heads, -1)) for t in (q, k, v))
         i, f = gates.chunk(2, -1)
         h, memory, m = mlstm(q, k / math.sqrt(self.width), v, i, f, memory, m)
         h = F.layer_norm(h, h.shape[-1:], eps=1e-5).flatten(2) * self.norm
-        return self.out((h + self.skip * c) * F.silu(z)), (recent, memory, m)
+        return self.out(gated_silu(torch.addcmul(h, self.skip, c), z)), (recent, memory, m)
 
     def flops(self, length: int) -> Flops:
         inner = 2 * self.dim
         contraction = 6 * inner * self.dim + 6 * inner * BLOCK + 12 * inner * self.heads
-        # biases of the gates; silu twice, the scale of k, norm, skip (2) and product
-        each = Flops(contraction, mixing=2 * self.heads, pointwise=(8 + 1 + NORM + 2 + 1) * inner)
+        # biases of the gates; silu, the scale of k, norm, skip (2) and product
+        each = Flops(contraction, mixing=2 * self.heads, pointwise=(4 + 1 + NORM + 2 + 1) * inner)
         return mlstm_flops(length, self.heads, self.width, self.width) + self.convolution.flops(length) + each * length
 
 

@@ -17,10 +17,11 @@ import torch
 from einops import rearrange
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from architectures.backbone import Flops, SequenceMap, State
 from architectures.ops.linear_attention import linear_attention, linear_attention_flops
+from architectures.ops.norm import rms_norm
+from architectures.ops.silu import gated_silu
 from architectures.stack import NORM, Mixer, Stack, both_ways
 
 
@@ -63,8 +64,8 @@ class Retention(SequenceMap):
         turns, scaled = (r.to(state.dtype.to_complex()) for r in (rotor, rotor / math.sqrt(width)))
         y, state = linear_attention(turn(q, turns), turn(k, scaled), v, log_decay, state)
         state = turn(state.mT, turns[-1].conj()).mT
-        y = rearrange(F.rms_norm(y, y.shape[-1:], eps=1e-6), "b l h w -> b l (h w)")
-        return self.out(F.silu(self.gate(x)) * y), state
+        y = rearrange(rms_norm(y, None, 1e-6), "b l h w -> b l (h w)")
+        return self.out(gated_silu(y, self.gate(x))), state
 
     def flops(self, length: int) -> Flops:
         keys, values = self.dim // self.heads, 2 * self.dim // self.heads

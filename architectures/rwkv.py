@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from architectures.backbone import Backbone, Flops, SequenceMap, State, Tuning
+from architectures.ops.silu import gated_silu
 from architectures.ops.token_shift import KEPT, ChannelMix, LowRank, Place, Values, moved, projection, shifted
 from architectures.ops.wkv import LOWEST, wkv4, wkv4_flops, wkv6, wkv6_flops
 from architectures.ops.wkv7 import wkv7, wkv7_flops
@@ -135,7 +136,7 @@ class TimeMix5(TimeMix):
         log_decay = -decay.unflatten(-1, self.bonus.shape).to(self.bonus.dtype).exp()
         y, matrix = wkv6(r, k, v, log_decay, self.bonus, matrix)
         y = self.norm(y.flatten(0, 1).flatten(1)).view(x.shape)
-        return self.out(y * F.silu(self.gate(x_g))), (x[:, -1], matrix), first
+        return self.out(gated_silu(y, self.gate(x_g))), (x[:, -1], matrix), first
 
     def flops(self, length: int) -> Flops:
         return Flops(10 * self.dim**2, 10 * self.dim, (NORM + 5) * self.dim) * length + wkv6_flops(length, self.heads, self.width)

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from architectures.backbone import Backbone, Flops, SequenceMap, State
+from architectures.ops import norm as norms
 from architectures.ops.experts import Experts
+from architectures.ops.silu import gated_silu
 
 NORM = 7  # pointwise operations of a norm, for each element
-RMSNorm = partial(nn.RMSNorm, eps=1e-6)
+RMSNorm = partial(norms.RMSNorm, eps=1e-6)
 Mixer = Literal["swiglu", "gelu", "relu2", "moe", "none"]
 
 
@@ -40,7 +42,7 @@ class SwiGLU(Pointwise):
         self.out = nn.Linear(hidden, dim, bias)
 
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
-        return self.out(F.silu(self.gate(x)) * self.up(x))
+        return self.out(gated_silu(self.up(x), self.gate(x)))
 
     def flops(self, length: int) -> Flops:
         hidden, dim = self.gate.weight.shape

@@ -91,7 +91,7 @@ def test_griffin_block_is_its_equation(length):
         mixed = layer.conv.bias.expand_as(driven).clone()
         for t in range(length):
             for lag in range(min(4, t + 1)):
-                mixed[:, t] += layer.conv.weight[:, 0, 3 - lag] * driven[:, t - lag]
+                mixed[:, t] += layer.conv.weight[:, 3 - lag] * driven[:, t - lag]
         gates = [by_blocks(mixed, gate.weight, gate.bias) for gate in (layer.recurrence_gate, layer.input_gate)]
         h = rg_lru_definition(mixed, *gates, layer.decay, None)
         gelu = branch / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (branch + 0.044715 * branch**3)))

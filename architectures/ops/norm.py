@@ -1,0 +1,61 @@
+"""Root mean square norm: y = x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang & Sennrich, arXiv:1910.07467).
+
+Fast form: one compiled pass over memory there and one back (ops/kernels/norm.py), from `SMALLEST` numbers on; below, the calls
+cost more than the passes. Elsewhere torch's own runs, which on a CPU is a row of pointwise operations.
+"""
+
+from types import ModuleType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from architectures.ops import native
+
+SMALLEST = 2**15
+ROWS = 256  # that one item of work has
+
+
+class RMSNorm(nn.RMSNorm):
+    """torch's, by the fast form."""
+
+    def forward(self, x: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes width"]:
+        return rms_norm(x, self.weight, torch.finfo(x.dtype).eps if self.eps is None else self.eps)
+
+
+def rms_norm(x: Float[Tensor, "*axes width"], weight: Float[Tensor, " width"] | None, eps: float) -> Float[Tensor, "*axes width"]:
+    """Without weights where there are none."""
+    if x.numel() >= SMALLEST and (kernels := native.kernels("norm", x, *(() if weight is None else (weight,)))):
+        return _Kernel.apply(kernels, x, x.new_ones(x.shape[-1:]) if weight is None else weight, eps)  # pyright: ignore[reportReturnType]
+    return F.rms_norm(x, x.shape[-1:], weight, eps)
+
+
+def rms_norm_definition(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """The formula."""
+    y = x / (x.square().mean(-1, keepdim=True) + eps).sqrt()
+    return y if weight is None else y * weight
+
+
+class _Kernel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, kernels: ModuleType, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight = x.contiguous(), weight.contiguous()
+        rows, y = x.view(-1, x.shape[-1]), torch.empty_like(x)
+        scales = x.new_empty(len(rows))
+        native.run(kernels.forward, -(-len(rows) // ROWS), ROWS, eps, rows, weight, scales, y.view_as(rows))
+        ctx.kernels = kernels
+        ctx.save_for_backward(x, weight, scales)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight, scales = ctx.saved_tensors
+        rows, to_x = x.view(-1, x.shape[-1]), torch.empty_like(x)
+        items = -(-len(rows) // ROWS)
+        to_weight = x.new_zeros(items, x.shape[-1])
+        arguments = (rows, weight, scales, grad.contiguous().view_as(rows), to_x.view_as(rows), to_weight)
+        native.run(ctx.kernels.backward, items, ROWS, *arguments)
+        return None, to_x, to_weight.sum(0), None
