@@ -34,9 +34,19 @@ def plain_delta(q, k, v, beta, state):
     return ops.delta_rule_definition(q, k, v, beta, torch.ones_like(beta), state)
 
 
+def products(*given):
+    """Chunks as products of matrices, however small they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "LONG", 1)
+        patch.setattr(ops, "WIDE", 1)
+        return ops.linear_attention(*given)
+
+
 FORMS = {
     "head": (ops.linear_attention, linear),
     "shared": (ops.linear_attention, linear),
+    "head products": (products, linear),
+    "shared products": (products, linear),
     "key": (ops.gated_linear_attention, ops.linear_attention_definition),
     "delta": (lambda q, k, v, beta, state: ops.delta_rule(q, k, v, beta, None, state), plain_delta),
     "gated delta": (ops.delta_rule, delta),
@@ -58,7 +68,7 @@ def inputs(form, length, seed=0, slowest=1.0, key=KEY, value=VALUE):
     rng = torch.Generator().manual_seed(seed)
     normal = partial(torch.randn, generator=rng, dtype=torch.float64)
     uniform = partial(torch.rand, generator=rng, dtype=torch.float64)
-    shared = 1 if form == "shared" else HEADS
+    shared = 1 if "shared" in form else HEADS
     q, k, v = normal(BATCH, length, shared, key), normal(BATCH, length, shared, key), normal(BATCH, length, HEADS, value)
     sizes = (BATCH, length, HEADS, *([key] if form == "key" else []))
     log_decay = -slowest * uniform(sizes)
@@ -83,6 +93,12 @@ def assert_same_map(fast, slow, make, tolerance=1e-11):
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("form", FORMS)
 def test_fast_forms_are_the_recurrence(way, form, length):
+    assert_same_map(*FORMS[form], lambda: inputs(form, length))
+
+
+@pytest.mark.parametrize("length", [64, 67, 100, 128, 1031, 1088])
+@pytest.mark.parametrize("form", ["head products", "shared products"])
+def test_products_of_several_chunks_and_sequences(form, length):
     assert_same_map(*FORMS[form], lambda: inputs(form, length))
 
 
@@ -123,7 +139,7 @@ def test_threads_change_nothing(form):
     def results(threads):
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
-        given = inputs(form, 70)
+        given = inputs(form, 130)
         outputs = FORMS[form][0](*given)
         sum(t.square().sum() for t in outputs).backward()
         torch.set_num_threads(before)

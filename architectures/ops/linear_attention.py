@@ -3,12 +3,14 @@
     linear attention   S[t] = diag(a[t]) S[t-1] + k[t]^T v[t]                   a: a number for each head, or one for each key
     delta rule         S[t] = a[t] (I - beta[t] k[t]^T k[t]) S[t-1] + beta[t] k[t]^T v[t]         a: a number for each head
 
-Fast forms are one compiled loop over time for each head (ops/kernels/linear_attention.py). In tensors they work in chunks:
+Fast forms are one compiled loop over time for each head (ops/kernels/linear_attention.py); where a head has one decay and the
+state some size, they are chunks as products of matrices, with decays and carry compiled. In tensors they work in chunks:
 products within, a recurrence between. A sequence is cut into whole chunks and, for what is left, smaller powers of two, so
 nothing is padded. Every decay in use is a product of decays in [0, 1], built without a difference or a quotient, so that none
 overflows and none loses digits:
 
-* a number for each head: the sums of log decays between all pairs of a chunk (Dao & Gu, arXiv:2405.21060, section 6);
+* a number for each head: the sums of log decays between all pairs of a chunk (Dao & Gu, arXiv:2405.21060, section 6), or, where
+  compiled, the products of decays;
 * one for each key (Yang et al., arXiv:2312.06635, section 4): blocks are joined in pairs up to a chunk, and across the border
   queries have decayed since the border and keys until it, where e^G q and e^-G k about the chunk's start would overflow;
 * delta rule (Yang et al., arXiv:2406.06484, section 3; with decay arXiv:2412.06464, section 3.3): with D[i, j] the decay from j
@@ -18,7 +20,7 @@ The state's dtype is the dtype of all of it, whatever autocast says.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 
@@ -32,6 +34,8 @@ from architectures.ops import native
 from architectures.ops.scan import scan, scan_flops
 
 CHUNK = 32
+LONG, WIDE = 16, 512  # positions, and numbers in a state, from which products of matrices are faster than a compiled loop
+SIZE, TOGETHER = 64, 16  # their chunks, and how many of them the cache holds
 
 Queries = Float[Tensor, "batch length #heads key"]
 Values = Float[Tensor, "batch length heads value"]
@@ -45,6 +49,8 @@ def linear_attention(
     given = _given(state, q, k, v, log_decay)
     if (kernels := native.kernels("linear_attention", *given)) is not None:
         q, k, v, log_decay, state = given
+        if v.shape[1] >= LONG and k.shape[3] * v.shape[3] >= WIDE:
+            return _Products.apply(kernels, q, k, v, log_decay.expand(v.shape[:3]), state)  # pyright: ignore[reportReturnType]
         return _Linear.apply(kernels, q, k, v, log_decay.exp().expand(v.shape[:3])[..., None], state)  # pyright: ignore[reportReturnType]
     return _in_chunks(_linear, state, q, k, v, log_decay)
 
@@ -193,6 +199,106 @@ class _Linear(torch.autograd.Function):
         if q.shape[2] < v.shape[2]:
             to_q, to_k = (x.unflatten(2, (q.shape[2], -1)).sum(3) for x in (to_q, to_k))
         return None, to_q, to_k, to_v, to_decay, to_state.mT
+
+
+class _Products(torch.autograd.Function):
+    """A decay for each head, in chunks: products of matrices, and decays and carry compiled.
+
+    The way back computes all but the states that blocks begin with again. The gradient of a log decay is the sum of what is
+    carried past its position: no difference, no quotient.
+    """
+
+    @staticmethod
+    def forward(ctx, kernels: ModuleType, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, decay = _rows(q), _rows(k), v.contiguous(), log_decay.exp().contiguous()
+        y, last, marks = torch.empty_like(v), state.clone(memory_format=torch.contiguous_format), []
+        with full_precision(state):
+            for states, q_n, k_n, v_n, decay_n, y_n in _blocks(v.shape[1], last, q, k, v, decay, y):
+                marks.append(states.clone())
+                q_n, k_n = _apart(q_n), _apart(k_n)
+                weights, since, _, _, before = _states(kernels, q_n, k_n, v_n, decay_n, states)
+                read, within = _together(q_n @ before, v_n), _together(weights @ _apart(v_n), v_n)
+                torch.addcmul(within, read, since[..., None], out=y_n)
+        ctx.kernels = kernels
+        ctx.save_for_backward(q, k, v, decay, *marks)
+        return y, last
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, to_last: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, decay, *marks = ctx.saved_tensors
+        kernels, grad, to_state = ctx.kernels, grad.contiguous(), to_last.clone(memory_format=torch.contiguous_format)
+        to_q, to_k, to_v, to_log = (x.new_empty(x.shape) for x in (q, k, v, decay))
+        blocks = [*_blocks(v.shape[1], to_state, q, k, v, decay, grad, to_q, to_k, to_v, to_log)]
+        with full_precision(v):
+            for mark, block in zip(reversed(marks), reversed(blocks), strict=True):
+                to_states, q_n, k_n, v_n, decay_n, grad_n, to_q_n, to_k_n, to_v_n, to_log_n = block
+                q_n, k_n, to_within = _apart(q_n), _apart(k_n), _apart(grad_n)
+                weights, since, until, late, before = _states(kernels, q_n, k_n, v_n, decay_n, mark.clone())
+                positions, across = since.shape[0] * since.shape[1], torch.empty_like(since[:, 0])
+                to_since, to_until = torch.empty_like(since), torch.empty_like(since)
+                # each read is replaced by the decayed gradients or values that it meets
+                to_read = q_n @ before if ctx.needs_input_grad[4] else torch.zeros_like(late)
+                native.run(kernels.meet, positions, grad_n, since, to_read, to_since)
+                after = q_n.mT @ to_read
+                native.run(kernels.carry_back, to_states[:, :, 0, 0].numel(), since, before, after, to_states, across)
+                met = k_n @ after
+                torch.addcmul(_together(weights.mT @ to_within, v_n), _together(met, v_n), until[..., None], out=to_v_n)
+                native.run(kernels.meet, positions, v_n, until, met, to_until)
+                to_weights, to_scores = to_within @ _apart(v_n).mT, weights.new_empty(len(q_n), *weights.shape[1:])
+                given = decay_n, to_weights, weights, to_since, to_until, across, to_scores, to_log_n
+                native.run(kernels.pairs, len(q_n), *given)
+                to_q_n.copy_(_together((to_scores @ k_n).baddbmm_(to_read, before.mT), to_q_n))
+                to_k_n.copy_(_together((to_scores.mT @ q_n).baddbmm_(late, after.mT), to_k_n))
+        return None, to_q, to_k, to_v, to_log, to_state
+
+
+def _blocks(length: int, state: Tensor, *inputs: Tensor) -> Iterator[list[Tensor]]:
+    """States and inputs of `TOGETHER` neighbouring chunks, of one sequence or of whole ones: (chunks, size, ...).
+
+    A size that divides the length is taken if there is one; else a smaller chunk ends each sequence.
+    """
+    sizes = range(min(SIZE, length), min(SIZE // 2, length - 1), -1)
+    size = next((size for size in sizes if length % size == 0), SIZE)
+    most = TOGETHER * size
+    several = max(most // length, 1) if length % size == 0 else 1
+    steps = [most] * (length // most) + [step for step in (length % most // size * size, length % size) if step]
+    flat = [x.flatten(0, 1) for x in inputs]
+    for first in range(0, len(state), several):
+        states, start = state[first : first + several], first * length
+        for step in steps:
+            stop = start + step * len(states)
+            yield [states, *(x[start:stop].unflatten(0, (-1, min(size, step))) for x in flat)]
+            start = stop
+
+
+def _states(kernels: ModuleType, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+    """Decayed scores, decays up to and from each position, values decayed until the end, and the states before the chunks.
+
+    `state` becomes that after the last.
+    """
+    chunks, size, heads = v.shape[:3]
+    weights, (since, until) = v.new_empty(chunks * heads, size, size), v.new_empty(2, *decay.shape).unbind()
+    native.run(kernels.masks, chunks * heads, decay, q @ k.mT, weights, since, until)
+    late = _apart((v * until[..., None]).view(chunks, size, len(k) // chunks, -1))
+    before = k.mT @ late
+    native.run(kernels.carry, state[:, :, 0, 0].numel(), since, before, state)
+    return weights, since, until, late, before
+
+
+def _apart(x: Tensor) -> Tensor:
+    """Heads before positions: (chunks * heads, size, width)."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def _together(x: Tensor, like: Tensor) -> Tensor:
+    """Positions before heads again, as `like`, whose heads may lie side by side in `x`."""
+    chunks, size = like.shape[:2]
+    return x.view(chunks, -1, size, x.shape[2]).transpose(1, 2).reshape(like.shape)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """With positions at one distance, and each row's numbers together."""
+    return x if x.stride(3) == 1 and x.stride(0) == x.shape[1] * x.stride(1) else x.contiguous()
 
 
 class _Delta(torch.autograd.Function):

@@ -4,6 +4,9 @@ An item of work is a head of one sequence. The way there holds S as rows of valu
 rows of keys, so that the gradients of q, k and a are. `state` goes in as it was before the first position and comes out as it is
 after the last; `marks` keeps it every SPAN positions, from where the way back computes it again, `COLUMNS` values at a time.
 Queries and keys may be of fewer heads than values; their gradients are of as many. A decay has one number for each key, or one.
+
+The last five are what is not a product of matrices where the first recurrence, of one decay, goes in chunks: arrays are as given,
+(chunks, size, heads, ...), or (chunks * heads, ...); with fewer keys than heads, the values that share them lie side by side.
 """
 
 import numpy as np
@@ -13,6 +16,7 @@ from architectures.ops.kernels.compiler import kernel
 SPAN = 64
 COLUMNS = 16
 ROWS = 4
+LEAST = 1e-30  # less than this is no decay left, before numbers get so small that they are slow
 
 
 @kernel
@@ -197,3 +201,115 @@ def delta_backward(first, last, q, k, v, beta, a, errors, marks, grad, to_q, to_
                             d[i] = keep * total
                     to_a[n, start + t, h] += to_keep
                     to_beta[n, start + t, h] += to_rate
+
+
+@kernel
+def masks(first, last, a, scores, weights, since, until):
+    """An item is a head in a chunk: its scores decayed, and its decay up to each position and from it on."""
+    size, heads = a.shape[1], a.shape[2]
+    each = len(weights) // len(scores)
+    decay = np.empty(size, a.dtype)
+    one, zero, least = a.dtype.type(1), a.dtype.type(0), a.dtype.type(LEAST)
+    for item in range(first, last):
+        n, h = item // heads, item % heads
+        so_far = one
+        for i in range(size):
+            rate, score, weight = a[n, i, h], scores[item // each, i], weights[item, i]
+            for j in range(i):
+                kept = rate * decay[j]
+                decay[j] = kept if kept > least else zero
+                weight[j] = score[j] * decay[j]
+            decay[i], weight[i], weight[i + 1 :] = one, score[i], zero
+            so_far *= rate
+            so_far = so_far if so_far > least else zero
+            since[n, i, h] = so_far
+        for i in range(size):
+            until[n, i, h] = decay[i]
+
+
+@kernel
+def carry(first, last, since, added, state):
+    """An item is a head of one sequence: `added` to the state in each chunk becomes the state before it."""
+    heads, keys, values = state.shape[1:]
+    each, chunks = added.shape[2] // values, len(since) // len(state)
+    size = since.shape[1]
+    for item in range(first, last):
+        b, h = item // heads, item % heads
+        for n in range(b * chunks, (b + 1) * chunks):
+            group, low, whole = (n * heads + h) // each, h % each * values, since[n, size - 1, h]
+            for i in range(keys):
+                now, new = state[b, h, i], added[group, i, low : low + values]
+                for j in range(values):
+                    before = now[j]
+                    now[j] = whole * before + new[j]
+                    new[j] = before
+
+
+@kernel
+def carry_back(first, last, since, before, added, state, across):
+    """The same for the gradients, from the last chunk to the first; `across` is that of a chunk's whole decay, times it."""
+    heads, keys, values = state.shape[1:]
+    each, chunks = added.shape[2] // values, len(since) // len(state)
+    size = since.shape[1]
+    for item in range(first, last):
+        b, h = item // heads, item % heads
+        for n in range((b + 1) * chunks - 1, b * chunks - 1, -1):
+            group, low, whole = (n * heads + h) // each, h % each * values, since[n, size - 1, h]
+            total = since.dtype.type(0)
+            for i in range(keys):
+                now, new, met = state[b, h, i], added[group, i, low : low + values], before[group, i, low : low + values]
+                for j in range(values):
+                    after = now[j]
+                    total += after * met[j]
+                    now[j] = whole * after + new[j]
+                    new[j] = after
+            across[n, h] = whole * total
+
+
+@kernel
+def meet(first, last, x, rate, other, dot):
+    """An item is a position of all heads: `dot` is its rate times `x` times `other`, which then becomes the rate times `x`."""
+    size, heads, values = x.shape[1:]
+    each = other.shape[2] // values
+    for item in range(first, last):
+        n, t = item // size, item % size
+        for h in range(heads):
+            low, by, total = h % each * values, rate[n, t, h], x.dtype.type(0)
+            one, two = x[n, t, h], other[(n * heads + h) // each, t, low : low + values]
+            for j in range(values):
+                total += one[j] * two[j]
+                two[j] = by * one[j]
+            dot[n, t, h] = by * total
+
+
+@kernel
+def pairs(first, last, a, to_weights, weights, to_since, to_until, across, to_scores, to_log):
+    """An item is a chunk of heads that share keys. A log decay is met by what goes from before it to its position or later."""
+    size, heads = a.shape[1], a.shape[2]
+    each = len(weights) // len(to_scores)
+    groups = heads // each
+    decay, met = np.empty(size, a.dtype), np.empty(size, a.dtype)
+    one, zero, least = a.dtype.type(1), a.dtype.type(0), a.dtype.type(LEAST)
+    for item in range(first, last):
+        n, g = item // groups, item % groups
+        to_scores[item] = 0
+        for h in range(g * each, (g + 1) * each):
+            early = across[n, h]
+            for i in range(size):
+                rate, to_weight, to_score = a[n, i, h], to_weights[n * heads + h, i], to_scores[item, i]
+                for j in range(i):
+                    kept = rate * decay[j]
+                    decay[j] = kept if kept > least else zero
+                    to_score[j] += to_weight[j] * decay[j]
+                decay[i], met[i] = one, zero
+                to_score[i] += to_weight[i]
+                to_log[n, i, h] = early
+                early += to_until[n, i, h]
+            late = zero
+            for i in range(size - 1, -1, -1):
+                to_weight, weight, total = to_weights[n * heads + h, i], weights[n * heads + h, i], zero
+                for j in range(i):
+                    met[j] += to_weight[j] * weight[j]
+                    total += met[j]
+                late += to_since[n, i, h]
+                to_log[n, i, h] += late + total
