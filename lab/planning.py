@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from architectures.backbone import SequenceMap
 from lab import matching, plugins
 from lab.budget import shown
 from lab.errors import UsageError
@@ -75,14 +76,21 @@ class Planner:
         dim, filled = self.shape.dim, given
         if dim is None:
             dim, filled = matching.solve(self.shape.match, self.shape.size, name, given, made, self.shape.depth)
+        settings = plugins.resolved("architectures", name, filled)
+        with torch.device("meta"):
+            model = build(name, made, dim=dim, depth=self.shape.depth, settings=settings)
+        kinds = {type(module) for module in model.backbone.modules() if isinstance(module, SequenceMap)}
         spec = Spec(
             architecture=plugins.canonical("architectures", name, given),
-            settings=plugins.resolved("architectures", name, filled),
+            settings=settings,
             dim=dim,
             depth=self.shape.depth,
             task=task_text,
             task_settings=plugins.resolved("tasks", task_name, task_given),
-            code={kind: plugins.fingerprint(kind, n) for kind, n in (("architectures", name), ("tasks", task_name))},
+            code={
+                "architectures": plugins.fingerprint("architectures", name, kinds),
+                "tasks": plugins.fingerprint("tasks", task_name),
+            },
             data=made.data,
             budget=budget,
             batch=self.batch or max(1, STEP_TOKENS // made.length),
@@ -90,8 +98,6 @@ class Planner:
             precision=self.precision,
             recipe=asdict(self.recipe),
         )
-        with torch.device("meta"):
-            model = build(name, made, dim=dim, depth=spec.depth, settings=spec.settings)
         steps, _ = plan_steps(model, made, spec)
         cost = model.flops(made.length, made.answers).batch(spec.batch).headline / (spec.batch * made.length)
         return Planned(spec, steps, count_parameters(model), cost)

@@ -12,7 +12,7 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -108,14 +108,25 @@ def load(kind: str, name: str) -> type:
     return found
 
 
-def fingerprint(kind: str, name: str) -> str:
-    """A hash of a plug-in's code, comments and docstrings left out: results of changed code are other results."""
-    tree = ast.parse(Path(inspect.getsourcefile(load(kind, name)) or "").read_text("utf-8"))
+def fingerprint(kind: str, name: str, parts: Iterable[type] = ()) -> str:
+    """A hash of a plug-in's code, comments and docstrings left out: results of changed code are other results.
+
+    parts: classes that it is made of; those that are neither shared by all nor its own belong to its code.
+    """
+    shared = {str(_folder(kind) / f"{module}.py") for module in _NOT_PLUGINS[kind]}
+    own = inspect.getsourcefile(load(kind, name)) or ""
+    others = {inspect.getsourcefile(part) or "" for part in parts} - shared - {own}
+    files = [own, *sorted(file for file in others if str(_folder(kind) / "ops") not in file)]
+    return hashlib.sha256("".join(map(_code, files)).encode()).hexdigest()[:12]
+
+
+def _code(file: str) -> str:
+    tree = ast.parse(Path(file).read_text("utf-8"))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
             del body[0]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+    return ast.dump(tree)
 
 
 def settings(kind: str, name: str) -> list[Setting]:

@@ -239,20 +239,17 @@ def _step(stack: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, stand: 
 def _about(stack: nn.Module, batch: int, length: int, stand: Stand) -> dict[str, int]:
     """Parameters, and what a step cannot do without: the operations and bytes of its contractions.
 
-    An architecture's operations are the declared ones. Bytes are counted at two short lengths and grow in proportion; those
-    of attention over all pairs, which its scores would move, do not leave the processor.
+    They are counted of one sequence and, where there are more, of two: what these add is what each one after them adds.
     """
     counts = []
-    for span in (128, 256):
+    for size in range(1, min(batch, 2) + 1):
         with Counter() as counter, stand.bfloat16():
-            stack(torch.zeros(1, span, stand.dim)).float().sum().backward()
+            stack(torch.zeros(size, length, stand.dim)).float().sum().backward()
         counts.append((counter.contraction, counter.moved))
-    (few_flops, few_bytes), (many_flops, many_bytes) = counts
-    tokens, parameters = batch * length, sum(p.numel() for p in stack.parameters())
-    flops = few_flops + (many_flops - few_flops) * (tokens - 128) // 128
-    if isinstance(stack, Backbone):
-        flops = 3 * stack.flops(length).batch(batch).contraction
-    moved = few_bytes + (many_bytes - few_bytes) * (tokens - 128) // 128
+    (flops, moved), last = counts[0], counts[-1]
+    flops += (batch - 1) * (last[0] - flops)
+    moved += (batch - 1) * (last[1] - moved)
+    parameters = sum(p.numel() for p in stack.parameters())
     return {"parameters": parameters, "flops": flops, "bytes": moved + ADAM_BYTES * parameters}
 
 

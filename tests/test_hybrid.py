@@ -279,3 +279,15 @@ def test_rwkv_s_blocks_are_its_layers(version):
 def test_rwkv_is_no_layer_without_causality():
     with pytest.raises(ValueError, match="without causality"):
         made("hybrid", causal=False, pattern="rwkv+gru")
+
+
+def test_a_changed_member_makes_another_run(tmp_path):
+    """The code of a hybrid is that of its members too; one of some other architecture is not."""
+    from lab.planning import Planner, Shape
+
+    def code(name):
+        return Planner(Shape(dim=16)).plan(name, "copying", 1e9, 0).spec.code["architectures"]
+
+    assert code("hybrid:pattern=lstm+gru") != code("hybrid:pattern=lstm+s5")
+    assert code("hybrid:pattern=lstm+gru") == code("hybrid:pattern=gru+lstm")
+    assert code("gru") == plugins.fingerprint("architectures", "gru")
