@@ -32,6 +32,8 @@ from torch.nn import functional as F
 
 from architectures.backbone import Flops, SequenceMap, State, Tuning
 from architectures.ops.gated_recurrence import MIN_GRU, RG_LRU, min_gru, rg_lru
+from architectures.ops.gelu import gelu
+from architectures.ops.remember import Remembered
 from architectures.ops.scan import planar_scan, planes, scan_flops
 from architectures.ops.short_convolution import ShortConvolution
 from architectures.stack import Mixer, Stack, both_ways
@@ -54,17 +56,22 @@ class LRU(SequenceMap):
         self.B = nn.Parameter(torch.randn(2 * states, dim) / math.sqrt(2 * dim))
         self.C = nn.Parameter(torch.randn(dim, 2 * states) / math.sqrt(states))
         self.D = nn.Parameter(torch.randn(dim))
+        self.discretised = Remembered()
 
     def decay(self) -> Tensor:
         """The eigenvalues lambda, (states,) complex."""
         return torch.exp(torch.complex(-self.nu.exp(), self.theta.exp()))
 
+    def _discrete(self) -> tuple[Tensor, Tensor]:
+        """The decay, and what drives the states."""
+        return planes(self.decay()), self.gamma.exp().repeat(2)[:, None] * self.B
+
     def init_state(self, batch: int) -> State:
         return self.zeros(batch, 2 * self.states)
 
     def stream(self, x: Float[Tensor, "batch length dim"], state: State):
-        driven = F.linear(x, self.gamma.exp().repeat(2)[:, None] * self.B)
-        h = planar_scan(planes(self.decay()), driven.to(state.dtype), state)
+        decay, drive = self.discretised(self._discrete, self.nu, self.theta, self.gamma, self.B)
+        h = planar_scan(decay, F.linear(x, drive).to(state.dtype), state)
         return torch.addcmul(F.linear(h, self.C), x, self.D), h[:, -1] if h.shape[1] else state
 
     def flops(self, length: int) -> Flops:
@@ -115,7 +122,7 @@ class RGLRU(SequenceMap):
         driven, recent = self.conv.stream(driven, self.conv.init_state(len(x)) if starts else recent)
         x, r, i = (t.to(self.decay.dtype) for t in (driven, self.recurrence_gate(driven), self.input_gate(driven)))
         y = rg_lru(x, r, i, self.decay, None if starts else h)
-        return self.out(F.gelu(branch, approximate="tanh") * y), (y[:, -1], recent)
+        return self.out(gelu(branch) * y), (y[:, -1], recent)
 
     def flops(self, length: int) -> Flops:
         products = 6 * self.dim * self.states + 4 * self.states**2 // self.blocks

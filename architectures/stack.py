@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from architectures.backbone import Backbone, Flops, SequenceMap, State
 from architectures.ops import norm as norms
 from architectures.ops.experts import Experts
+from architectures.ops.remember import Remembered, stacked
+from architectures.ops.gelu import gelu
 from architectures.ops.silu import gated_silu
 
 NORM = 7  # pointwise operations of a norm, for each element
@@ -40,9 +42,11 @@ class SwiGLU(Pointwise):
         self.gate = nn.Linear(dim, hidden, bias)
         self.up = nn.Linear(dim, hidden, bias)
         self.out = nn.Linear(hidden, dim, bias)
+        self.both = Remembered()
 
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
-        return self.out(gated_silu(self.up(x), self.gate(x)))
+        up, gate = stacked(x, self.both, self.up, self.gate)
+        return self.out(gated_silu(up, gate))
 
     def flops(self, length: int) -> Flops:
         hidden, dim = self.gate.weight.shape
@@ -64,7 +68,7 @@ class MLP(Pointwise):
         return self.out(self.activation(self.up(x)))
 
     def activation(self, x: Tensor) -> Tensor:
-        return F.gelu(x, approximate="tanh")
+        return gelu(x)
 
     def flops(self, length: int) -> Flops:
         hidden, dim = self.up.weight.shape

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from architectures.backbone import Flops
+from architectures.ops import gelu as gelu_module
 from architectures.ops import native, norm, silu
+from architectures.ops.gelu import gelu, gelu_definition
 from architectures.ops.norm import RMSNorm, rms_norm, rms_norm_definition
 from architectures.ops.short_convolution import ShortConvolution, short_convolution, short_convolution_definition
 from architectures.ops.silu import flat, gated_silu, gated_silu_definition
@@ -19,7 +21,7 @@ def form(request, monkeypatch):
         monkeypatch.setattr(native, "kernels", lambda *_: None)
     elif native.kernels("norm", torch.zeros(1)) is None:
         pytest.skip("numba is not installed")
-    for op in (norm, silu):
+    for op in (norm, silu, gelu_module):
         monkeypatch.setattr(op, "SMALLEST", 1)
     return request.param
 
@@ -168,3 +170,17 @@ def test_nothing_depends_on_threads(form, threads):
 
     if form == "compiled":
         assert all(torch.equal(a, b) for a, b in zip(gradients(1), gradients(threads), strict=True))
+
+
+@pytest.mark.parametrize("shape", [(1,), (2, 33, 7), (1, 4096, 24)])
+def test_gelu_is_its_formula(form, shape):
+    same(gelu, gelu_definition, 3 * doubles(*shape))
+    same(gelu, gelu_definition, (3 * doubles(9, *shape)).movedim(0, -1))
+
+
+def test_gelu_of_extremes(form):
+    x = torch.tensor([-1e4, -30.0, -1e-30, 0.0, 1e-30, 30.0, 1e4], requires_grad=True)
+    y = gelu(x)
+    torch.testing.assert_close(y, nn.functional.gelu(x, approximate="tanh"), rtol=1e-6, atol=1e-10)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(slope, torch.tensor([0.0, 0, 0.5, 0.5, 0.5, 1, 1]), rtol=1e-6, atol=1e-10)
