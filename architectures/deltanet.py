@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -64,11 +63,11 @@ class DeltaRule(SequenceMap):
         recent, matrices = state
         qkv, recent = self.convolution.stream(self.qkv(x), recent)
         parts = qkv.to(matrices.dtype).split([self.keys, self.keys, self.values], -1)
-        q, k, v = (rearrange(part, "b l (h w) -> b l h w", h=self.heads) for part in parts)
+        q, k, v = (part.unflatten(2, (self.heads, -1)) for part in parts)
         beta = self.beta(x).to(matrices.dtype).sigmoid()
         q = unit(q) / math.sqrt(q.shape[-1])
         y, matrices = delta_rule(q, unit(k), v, beta, self.log_decay(x, matrices.dtype), matrices)
-        return self.out(self.let_out(x, rearrange(self.norm(y), "b l h w -> b l (h w)"))), (recent, matrices)
+        return self.out(self.let_out(x, self.norm(y).flatten(2))), (recent, matrices)
 
     def flops(self, length: int) -> Flops:
         width = 2 * self.keys + self.values

@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,6 +28,7 @@ from torch.nn import functional as F
 from architectures.backbone import Flops, SequenceMap, State, Tuning
 from architectures.ops.linear_attention import full_precision, linear_attention, linear_attention_flops, step_bias
 from architectures.ops.norm import RMSNorm
+from architectures.ops.remember import Remembered
 from architectures.ops.selective_scan import selective_scan, selective_scan_flops
 from architectures.ops.short_convolution import ShortConvolution
 from architectures.ops.silu import gated_silu
@@ -53,6 +53,7 @@ class Selective(SequenceMap):
         self.delta.bias = nn.Parameter(step_bias(inner))
         self.log_A = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
+        self.rates = Remembered()
         self.out = nn.Linear(inner, dim, bias=False)
         self.out.weight.data /= math.sqrt(depth)
 
@@ -69,7 +70,8 @@ class Selective(SequenceMap):
         delta = F.softplus(F.linear(low, self.delta.weight).to(h.dtype) + self.delta.bias)
         u = u.to(h.dtype)
         with full_precision(h):
-            y, h = selective_scan(u, delta, -self.log_A.exp(), B.to(h.dtype), C.to(h.dtype), h)
+            A = self.rates(lambda: -self.log_A.mT.exp().contiguous().mT, self.log_A)
+            y, h = selective_scan(u, delta, A, B.to(h.dtype), C.to(h.dtype), h)
         return self.out(gated_silu(torch.addcmul(y, self.D, u), z)), (recent, h)
 
     def flops(self, length: int) -> Flops:
@@ -108,9 +110,9 @@ class Dual(SequenceMap):
         xBC, recent = self.convolution.stream(xBC, recent)
         u, B, C = xBC.to(S.dtype).split([inner, self.states, self.states], -1)
         delta = F.softplus(delta.to(S.dtype) + self.delta_bias)
-        u = rearrange(u, "b l (h w) -> b l h w", h=self.heads)
+        u = u.unflatten(2, (self.heads, self.width))
         y, S = linear_attention(C[:, :, None], B[:, :, None], delta[..., None] * u, -self.log_A.exp() * delta, S)
-        y = rearrange(torch.addcmul(y, self.D[:, None], u), "b l h w -> b l (h w)")
+        y = torch.addcmul(y, self.D[:, None], u).flatten(2)
         return self.out(self.norm(gated_silu(y, z))), (recent, S)
 
     def flops(self, length: int) -> Flops:

@@ -11,16 +11,17 @@ Departure: the shared pre-norm block with the shared channel mixer; the paper's 
 """
 
 import math
+from functools import lru_cache
 from typing import Annotated
 
 import torch
-from einops import rearrange
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from architectures.backbone import Flops, SequenceMap, State
 from architectures.ops.linear_attention import linear_attention, linear_attention_flops
 from architectures.ops.norm import rms_norm
+from architectures.ops.retention import retention_step
 from architectures.ops.silu import gated_silu
 from architectures.stack import NORM, Mixer, Stack, both_ways
 
@@ -29,6 +30,23 @@ def turn(x: Float[Tensor, "*batch width"], rotor: Complex[Tensor, "*#batch pairs
     """Turn each pair (x[2m], x[2m + 1]), as a complex number."""
     turned = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * rotor
     return torch.view_as_real(turned).flatten(-2)
+
+
+@lru_cache(maxsize=16)
+def one_position(heads: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """gamma of each head, and the angles of a head's pairs."""
+    with torch.inference_mode(mode=False), torch.no_grad():
+        return log_decays(heads, device).exp().to(dtype), angles(width, device).to(dtype)
+
+
+def log_decays(heads: int, device: torch.device) -> Float[Tensor, " heads"]:
+    """log gamma in float64."""
+    return torch.log1p(-(2.0 ** (-5 - torch.arange(heads, dtype=torch.float64, device=device))))
+
+
+def angles(width: int, device: torch.device) -> Float[Tensor, " pairs"]:
+    """Of one position, in float64."""
+    return 10_000 ** -torch.linspace(0, 1, width // 2, dtype=torch.float64, device=device)
 
 
 class Retention(SequenceMap):
@@ -44,10 +62,6 @@ class Retention(SequenceMap):
             nn.init.xavier_uniform_(linear.weight, gain=2**-2.5)
         nn.init.xavier_uniform_(self.out.weight, gain=2**-1)
 
-    def log_decay(self, device: torch.device) -> Float[Tensor, " heads"]:
-        """log gamma in float64."""
-        return torch.log1p(-(2.0 ** (-5 - torch.arange(self.heads, dtype=torch.float64, device=device))))
-
     def init_state(self, batch: int) -> State:
         return self.zeros(batch, self.heads, self.dim // self.heads, 2 * self.dim // self.heads)
 
@@ -55,17 +69,21 @@ class Retention(SequenceMap):
         length, width = x.shape[1], self.dim // self.heads
         if not length:
             return x, state
-        split = "b l (h w) -> b l h w"
-        q, k, v = (rearrange(map(x).to(state.dtype), split, h=self.heads) for map in (self.q, self.k, self.v))
-        frequency = 10_000 ** -torch.linspace(0, 1, width // 2, dtype=torch.float64, device=x.device)
-        angle = torch.arange(1, length + 1, device=x.device)[:, None, None] * frequency
-        log_decay = self.log_decay(x.device).to(state.dtype).expand(1, length, -1)
+        q, k, v = (map(x).to(state.dtype).unflatten(2, (self.heads, -1)) for map in (self.q, self.k, self.v))
+        step = retention_step(q, k, v, *one_position(self.heads, width, state.dtype, x.device), state) if length == 1 else None
+        y, state = step or self._turned(q, k, v, state)
+        y = rms_norm(y, None, 1e-6).flatten(2)
+        return self.out(gated_silu(y, self.gate(x))), state
+
+    def _turned(self, q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Linear attention of turned queries and keys, and the state turned back."""
+        length, width = q.shape[1], q.shape[3]
+        angle = torch.arange(1, length + 1, device=q.device)[:, None, None] * angles(width, q.device)
+        log_decay = log_decays(self.heads, q.device).to(state.dtype).expand(1, length, -1)
         rotor = torch.polar(torch.ones_like(angle), angle)
         turns, scaled = (r.to(state.dtype.to_complex()) for r in (rotor, rotor / math.sqrt(width)))
         y, state = linear_attention(turn(q, turns), turn(k, scaled), v, log_decay, state)
-        state = turn(state.mT, turns[-1].conj()).mT
-        y = rearrange(rms_norm(y, None, 1e-6), "b l h w -> b l (h w)")
-        return self.out(gated_silu(y, self.gate(x))), state
+        return y, turn(state.mT, turns[-1].conj()).mT
 
     def flops(self, length: int) -> Flops:
         keys, values = self.dim // self.heads, 2 * self.dim // self.heads

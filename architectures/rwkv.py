@@ -55,6 +55,8 @@ def zigzag(dim: int) -> Tensor:
 class TimeMix(SequenceMap):
     """What mixes positions; the state is the last input and the recurrence's."""
 
+    mu: nn.Parameter
+
     def __init__(self, place: Place) -> None:
         super().__init__()
         self.dim, self.width, self.heads = place.dim, place.width, place.dim // place.width
@@ -71,7 +73,7 @@ class TimeMix(SequenceMap):
 
     def _heads(self, x: Tensor) -> Tensor:
         """In heads, and in the precision of the state even under autocast."""
-        return rearrange(x, "b l (h d) -> b l h d", d=self.width).to(next(self.parameters()).dtype)
+        return x.view(*x.shape[:2], self.heads, self.width).to(self.mu.dtype)
 
 
 class TimeMix4(TimeMix):

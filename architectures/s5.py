@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from architectures.backbone import Flops, SequenceMap, State, Tuning
 from architectures.ops.hippo import Reals, diagonal_zoh, legs_normal
+from architectures.ops.remember import Remembered
 from architectures.ops.scan import joined, planar_scan, planes, scan_flops
 from architectures.stack import Mixer, Stack, both_ways
 
@@ -49,16 +50,22 @@ class StateSpace(SequenceMap):
         self.C = nn.Parameter(torch.cat([out_of @ _tensor(part) for part in (basis.real, -basis.imag)], 1))
         self.D = nn.Parameter(torch.randn(dim))
         self.gate = nn.Linear(dim, dim)
+        self.discretised = Remembered()
 
     def init_state(self, batch: int) -> State:
         return self.zeros(batch, 2 * self.pairs)
 
-    def stream(self, x: Float[Tensor, "batch length dim"], state: State):
+    def _discrete(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The decay, and what drives and reads the states."""
         poles = torch.complex(self.decay.clamp(max=-1e-4), self.frequency)
         decay, gain = diagonal_zoh(poles, self.log_dt.exp())
-        driven = F.linear(x, planes(gain * joined(self.B.T)).T)
-        h = planar_scan(planes(decay), driven.to(state.dtype), state)
-        g = F.gelu(torch.addcmul(F.linear(h, 2 * self.C), x, self.D))
+        return planes(decay), planes(gain * joined(self.B.T)).T, 2 * self.C
+
+    def stream(self, x: Float[Tensor, "batch length dim"], state: State):
+        parameters = self.decay, self.frequency, self.log_dt, self.B, self.C
+        decay, drive, read = self.discretised(self._discrete, *parameters)
+        h = planar_scan(decay, F.linear(x, drive).to(state.dtype), state)
+        g = F.gelu(torch.addcmul(F.linear(h, read), x, self.D))
         return g * torch.sigmoid(self.gate(g)), h[:, -1] if h.shape[1] else state
 
     def flops(self, length: int) -> Flops:

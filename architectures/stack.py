@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from architectures.backbone import Backbone, Flops, SequenceMap, State
 from architectures.ops import norm as norms
 from architectures.ops.experts import Experts
-from architectures.ops.remember import Remembered, stacked
 from architectures.ops.gelu import gelu
 from architectures.ops.silu import gated_silu
 
@@ -42,11 +41,9 @@ class SwiGLU(Pointwise):
         self.gate = nn.Linear(dim, hidden, bias)
         self.up = nn.Linear(dim, hidden, bias)
         self.out = nn.Linear(hidden, dim, bias)
-        self.both = Remembered()
 
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
-        up, gate = stacked(x, self.both, self.up, self.gate)
-        return self.out(gated_silu(up, gate))
+        return self.out(gated_silu(self.up(x), self.gate(x)))
 
     def flops(self, length: int) -> Flops:
         hidden, dim = self.gate.weight.shape

@@ -14,7 +14,7 @@ from architectures.gla import GLA, GatedAttention
 from architectures.ops import linear_attention as ops
 from architectures.ops import native
 from architectures.ops.short_convolution import ShortConvolution, short_convolution_definition
-from architectures.retnet import Retention, RetNet
+from architectures.retnet import Retention, RetNet, log_decays
 from lab.laws.subject import noise
 from lab.model import count_parameters, state_size
 
@@ -348,7 +348,7 @@ def test_retention_initial_weights():
     assert layer.q.weight.abs().max().item() == pytest.approx(2**-2.5 * math.sqrt(6 / 128), rel=0.01)
     assert layer.v.weight.abs().max().item() == pytest.approx(2**-2.5 * math.sqrt(6 / 192), rel=0.01)
     assert layer.out.weight.abs().max().item() == pytest.approx(0.5 * math.sqrt(6 / 192), rel=0.01)
-    half_lives = -math.log(2) / layer.log_decay(torch.device("cpu"))
+    half_lives = -math.log(2) / log_decays(layer.heads, torch.device("cpu"))
     assert half_lives[0].item() == pytest.approx(21.8, abs=0.05)
     assert half_lives[-1].item() == pytest.approx(2839, abs=1)
 

@@ -182,7 +182,7 @@ class Attention(SequenceMap):
     def stream(self, x: Float[Tensor, "batch length dim"], state: State):
         if not x.shape[1]:
             return x, state
-        split = rearrange(self.qkv(x), "b l (h d) -> b h l d", d=self.width)
+        split = self.qkv(x).unflatten(2, (-1, self.width)).transpose(1, 2)
         qk, v = split.split([self.heads + self.kv_heads, self.kv_heads], 1)
         past = state[0].shape[2]
         if self.rope and self.window is None:
@@ -203,7 +203,7 @@ class Attention(SequenceMap):
             y = attend(q, k, v, causal=self.causal, window=self.window, bias=bias)
         else:
             y = bigbird(q, k, v, self.blocks, causal=self.causal)
-        return self.out(rearrange(y, "b h l d -> b l (h d)")), state
+        return self.out(y.transpose(1, 2).flatten(2)), state
 
     def placed(self, q: Tensor, total: int) -> tuple[Tensor, Bias | None]:
         """The queries that meet the keys, and what is added to their scores."""

@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -50,8 +51,8 @@ def linear_attention(
     if (kernels := native.kernels("linear_attention", *given)) is not None:
         q, k, v, log_decay, state = given
         if v.shape[1] >= LONG and k.shape[3] * v.shape[3] >= WIDE:
-            return _Products.apply(kernels, q, k, v, log_decay.expand(v.shape[:3]), state)  # pyright: ignore[reportReturnType]
-        return _Linear.apply(kernels, q, k, v, log_decay.exp().expand(v.shape[:3])[..., None], state)  # pyright: ignore[reportReturnType]
+            return native.call(_Products, kernels, q, k, v, log_decay.expand(v.shape[:3]), state)
+        return native.call(_Linear, kernels, q, k, v, log_decay.exp().expand(v.shape[:3])[..., None], state)
     return _in_chunks(_linear, state, q, k, v, log_decay)
 
 
@@ -61,7 +62,7 @@ def gated_linear_attention(
     """All y and the last S, a decay for each key."""
     given = _given(state, q, k, v, decay)
     if (kernels := native.kernels("linear_attention", *given)) is not None:
-        return _Linear.apply(kernels, *given)  # pyright: ignore[reportReturnType]
+        return native.call(_Linear, kernels, *given)
     return _in_chunks(_gated, state, q, k, v, decay)
 
 
@@ -78,7 +79,7 @@ def delta_rule(
     given = _given(state, q, k, v, beta, *decays)
     if (kernels := native.kernels("linear_attention", *given)) is not None:
         q, k, v, beta, *rest, state = given
-        return _Delta.apply(kernels, q, k, v, beta, rest[0].exp() if rest else torch.ones_like(beta), state)  # pyright: ignore[reportReturnType]
+        return native.call(_Delta, kernels, q, k, v, beta, rest[0].exp() if rest else torch.ones_like(beta), state)
     return _in_chunks(_delta, state, q, k, v, beta, *decays)
 
 
@@ -179,7 +180,11 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, kernels: ModuleType, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, decay = (x.contiguous() for x in (q, k, v, decay))
-        y, last, marks = torch.empty_like(v), state.clone(memory_format=torch.contiguous_format), _marks(v, state, kernels.SPAN)
+        y, last, marks = (
+            torch.empty_like(v),
+            state.clone(memory_format=torch.contiguous_format),
+            _marks(ctx, v, state, kernels.SPAN),
+        )
         native.run(kernels.forward, len(v) * v.shape[2], q, k, v, decay, y, last, marks)
         ctx.kernels = kernels
         ctx.save_for_backward(q, k, v, decay, marks)
@@ -308,7 +313,7 @@ class _Delta(torch.autograd.Function):
     def forward(ctx, kernels: ModuleType, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, state: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, beta, decay = (x.contiguous() for x in (q, k, v, beta, decay))
         y, errors = torch.empty_like(v), torch.empty_like(v)
-        last, marks = state.clone(memory_format=torch.contiguous_format), _marks(v, state, kernels.SPAN)
+        last, marks = state.clone(memory_format=torch.contiguous_format), _marks(ctx, v, state, kernels.SPAN)
         native.run(kernels.delta_forward, len(v) * v.shape[2], q, k, v, beta, decay, y, errors, last, marks)
         ctx.kernels = kernels
         ctx.save_for_backward(q, k, v, beta, decay, errors, marks)
@@ -325,9 +330,10 @@ class _Delta(torch.autograd.Function):
         return None, to_q, to_k, to_v, to_beta, to_decay, to_state.mT
 
 
-def _marks(v: Tensor, state: Tensor, span: int) -> Tensor:
+def _marks(ctx: Any, v: Tensor, state: Tensor, span: int) -> Tensor:
+    """None where there is no way back."""
     batch, heads, keys, values = state.shape
-    return v.new_empty(batch, heads, -(-v.shape[1] // span), values, keys)
+    return v.new_empty(batch if native.recorded(ctx) else 0, heads, -(-v.shape[1] // span), values, keys)
 
 
 def _in_chunks(form: Callable[..., tuple[Tensor, Tensor]], state: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,11 @@ from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 Kernel = Callable[..., None]
 """kernel(first, last, *arrays): does the items of work from `first` up to `last`, which share no output."""
@@ -27,21 +29,43 @@ def kernels(topic: str, *tensors: Tensor) -> ModuleType | None:
     if torch._C._len_torch_dispatch_stack() or torch.compiler.is_compiling():
         return None
     dtype = tensors[0].dtype
-    if dtype not in (torch.float32, torch.float64) or any(x.device.type != "cpu" or x.dtype != dtype for x in tensors):
+    if dtype not in (torch.float32, torch.float64):
         return None
+    for x in tensors:
+        if not x.is_cpu or x.dtype != dtype:
+            return None
     return _load(topic)
+
+
+def call(function: type[Function], *arguments: Any) -> Any:
+    """`function.apply`; without gradients its `forward` alone, as what autograd does around it costs more than one position."""
+    return function.apply(*arguments) if torch.is_grad_enabled() else function.forward(_Unrecorded(), *arguments)
+
+
+def recorded(ctx: Any) -> bool:
+    """Whether there may be a way back."""
+    return not isinstance(ctx, _Unrecorded)
 
 
 def run(kernel: Kernel, items: int, *arguments: Tensor | float) -> None:
     """Do all items of work, on as many threads as torch uses. Arguments: contiguous tensors without gradients, and numbers."""
     arrays = [x.numpy() if isinstance(x, Tensor) else x for x in arguments]
-    threads = min(torch.get_num_threads(), items)
-    borders = [items * i // threads for i in range(threads + 1)] if items else []
-    (own, *parts) = [*pairwise(borders)] or [(0, 0)]
+    if items < 2 or (threads := min(torch.get_num_threads(), items)) == 1:
+        kernel(0, items, *arrays)
+        return
+    own, *parts = pairwise(items * i // threads for i in range(threads + 1))
     others: list[Future[None]] = [_pool(os.getpid(), threads).submit(kernel, *part, *arrays) for part in parts]
     kernel(*own, *arrays)
     for other in others:
         other.result()
+
+
+class _Unrecorded:
+    """Where a function leaves what its way back needs, when there is none."""
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+    def mark_non_differentiable(self, *tensors: Tensor) -> None: ...
 
 
 @cache

@@ -28,7 +28,7 @@ class RMSNorm(nn.RMSNorm):
 def rms_norm(x: Float[Tensor, "*axes width"], weight: Float[Tensor, " width"] | None, eps: float) -> Float[Tensor, "*axes width"]:
     """Without weights where there are none."""
     if x.numel() >= SMALLEST and (kernels := native.kernels("norm", x, *(() if weight is None else (weight,)))):
-        return _Kernel.apply(kernels, x, x.new_ones(x.shape[-1:]) if weight is None else weight, eps)  # pyright: ignore[reportReturnType]
+        return native.call(_Kernel, kernels, x, x.new_ones(x.shape[-1:]) if weight is None else weight, eps)
     return F.rms_norm(x, x.shape[-1:], weight, eps)
 
 

@@ -30,9 +30,9 @@ def scan(
 ) -> Inexact[Tensor, "batch length states"]:
     """All h[t] from h[-1] = `initial`. `a` has the shape of `b`, or (states,) where the decay is constant in time."""
     if b.is_complex() and (kernels := native.kernels("scan", a.real, b.real, initial.real)):
-        return joined(_Kernel.apply(kernels, planes(a), planes(b), planes(initial), True))  # pyright: ignore[reportArgumentType]
+        return joined(native.call(_Kernel, kernels, planes(a), planes(b), planes(initial), True))
     if kernels := native.kernels("scan", a, b, initial):
-        return _Kernel.apply(kernels, a, b, initial, False)  # pyright: ignore[reportReturnType]
+        return native.call(_Kernel, kernels, a, b, initial, False)
     return _Scan.apply(a, b, initial)  # pyright: ignore[reportReturnType]
 
 
@@ -41,7 +41,7 @@ def planar_scan(
 ) -> Float[Tensor, "batch length planes"]:
     """`scan` of complex numbers in planes."""
     if kernels := native.kernels("scan", a, b, initial):
-        return _Kernel.apply(kernels, a, b, initial, True)  # pyright: ignore[reportReturnType]
+        return native.call(_Kernel, kernels, a, b, initial, True)
     return planes(_Scan.apply(joined(a), joined(b), joined(initial)))  # pyright: ignore[reportArgumentType]
 
 

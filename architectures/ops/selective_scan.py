@@ -29,7 +29,7 @@ def selective_scan(
 ) -> tuple[Channels, Matrices]:
     """All h[t] C[t], and the last h."""
     if (kernels := native.kernels("selective_scan", x, delta, A, B, C, state)) is not None:
-        y, last = _Kernel.apply(kernels, x, delta, A.mT, B, C, state.mT)  # pyright: ignore[reportGeneralTypeIssues]
+        y, last = native.call(_Kernel, kernels, x, delta, A.mT, B, C, state.mT)
         return y, last.mT
     outputs = []
     for span in zip(*(tensor.split(SPAN, 1) for tensor in (x, delta, B, C)), strict=True):
@@ -66,7 +66,7 @@ class _Kernel(torch.autograd.Function):
     def forward(ctx, kernels: ModuleType, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, delta, A, B, C = (t.contiguous() for t in (x, delta, A, B, C))
         y, last = torch.empty_like(x), state.clone(memory_format=torch.contiguous_format)
-        marks = x.new_empty(len(x), -(-x.shape[1] // kernels.SPAN), *A.shape)
+        marks = x.new_empty(len(x) * native.recorded(ctx), -(-x.shape[1] // kernels.SPAN), *A.shape)
         native.run(kernels.forward, len(x) * _blocks(x), _block(x), x, delta, A, B, C, y, last, marks)
         ctx.kernels = kernels
         ctx.save_for_backward(x, delta, A, B, C, marks)

@@ -59,7 +59,7 @@ def short_convolution(
     if x.numel() and weight.shape[1] <= TAPS:
         kernels = native.kernels("short_convolution", x, weight, state, *(() if bias is None else (bias,)))
         if kernels is not None:
-            return _Kernel.apply(kernels, x, weight, bias, state, silu)  # pyright: ignore[reportReturnType]
+            return native.call(_Kernel, kernels, x, weight, bias, state, silu)
     y = F.conv1d(torch.cat([state, x], 1).mT, weight[:, None], bias, groups=len(weight)).mT
     return F.silu(y.contiguous()) if silu else y
 
@@ -76,7 +76,7 @@ class _Kernel(torch.autograd.Function):
     @staticmethod
     def forward(ctx, kernels: ModuleType, x, weight, bias, state, silu):  # pyright: ignore[reportIncompatibleMethodOverride]
         missing = TAPS - weight.shape[1]
-        taps = F.pad(weight, (missing, 0)).t().contiguous()
+        taps = (F.pad(weight, (missing, 0)) if missing else weight).t().contiguous()
         past = (F.pad(state, (0, 0, missing, 0)) if missing else state).contiguous()
         constant = weight.new_zeros(len(weight)) if bias is None else bias.contiguous()
         inputs, step = flat(x)

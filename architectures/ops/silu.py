@@ -26,7 +26,7 @@ Rows = Float[Tensor, "*axes rows width"]
 def gated_silu(y: Rows, z: Rows) -> Rows:
     """y * silu(z)."""
     if y.numel() >= SMALLEST and (kernels := native.kernels("silu", y, z)):
-        return _Kernel.apply(kernels, y, z)  # pyright: ignore[reportReturnType]
+        return native.call(_Kernel, kernels, y, z)
     return y * F.silu(z)
 
 

@@ -63,7 +63,8 @@ def projection(inputs: int, outputs: int, gain: float) -> nn.Linear:
 
 def shifted(x: Values, last: Float[Tensor, "batch dim"]) -> Values:
     """x[t-1] - x[t]; `last` precedes the first."""
-    return torch.cat([last[:, None], x[:, :-1]], 1) - x
+    last = last[:, None]
+    return (torch.cat([last, x[:, :-1]], 1) if x.shape[1] > 1 else last) - x
 
 
 def moved(x: Values, delta: Values, mu: Float[Tensor, "inputs dim"]) -> list[Tensor]:

@@ -50,7 +50,7 @@ def wkv4(
     """All y, and (a, b, p) after the last position, from `initial` = (a, b, p)."""
     a, b, start = initial
     if kernels := native.kernels("wkv4", k, v, w, u, *initial):
-        y, *after = _Sums.apply(kernels, k, v, w, u, *initial)
+        y, *after = native.call(_Sums, kernels, k, v, w, u, *initial)
         return y, (after[0], after[1], after[2])
     with torch.no_grad():
         elapsed = w.double() * torch.arange(1, k.shape[1] + 1, device=k.device)[:, None]
@@ -95,7 +95,7 @@ def wkv6(
 ) -> tuple[Heads, Matrices]:
     """All y, and S after the last position, from S = `initial`. A decay that is constant has no positions."""
     if kernels := native.kernels("wkv6", r, k, v, log_decay, bonus, initial):
-        y, after = _Matrices.apply(kernels, r, k, v, log_decay, bonus, initial)
+        y, after = native.call(_Matrices, kernels, r, k, v, log_decay, bonus, initial)
         return y, after
     log_decay = log_decay.expand_as(r)
     with full_precision(r):
@@ -167,7 +167,7 @@ class _Sums(torch.autograd.Function):
         k, v, w, u = (x.contiguous() for x in (k, v, w, u))
         ctx.kernels = kernels
         sums, y = torch.stack([a, b, p]), torch.empty_like(k)
-        marks = k.new_empty(len(k), -(-k.shape[1] // kernels.SPAN), 3, k.shape[2])
+        marks = k.new_empty(len(k) * native.recorded(ctx), -(-k.shape[1] // kernels.SPAN), 3, k.shape[2])
         native.run(kernels.forward, kernels.items(k), k, v, w, u, y, sums, marks)
         ctx.save_for_backward(k, v, w, u, a, b, marks)
         a, b, p = (x.clone() for x in sums.unbind(0))
@@ -197,7 +197,7 @@ class _Matrices(torch.autograd.Function):
         decay = (log_decay[None, None] if ctx.constant else log_decay).contiguous().exp()
         batch, length, heads, width = r.shape
         y, after = torch.empty_like(r), initial.clone(memory_format=torch.contiguous_format)
-        marks = r.new_empty(batch, heads, -(-length // kernels.SPAN), width, width)
+        marks = r.new_empty(batch * native.recorded(ctx), heads, -(-length // kernels.SPAN), width, width)
         native.run(kernels.forward, batch * heads, r, k, v, decay, bonus, y, after, marks)
         ctx.save_for_backward(r, k, v, decay, bonus, marks)
         return y, after

@@ -29,7 +29,7 @@ Matrices = Float[Tensor, "batch heads width width"]
 def wkv7(r: Heads, log_decay: Heads, k: Heads, v: Heads, c: Heads, a: Heads, initial: Matrices) -> tuple[Heads, Matrices]:
     """All y, and S after the last position, from S = `initial`."""
     if kernels := native.kernels("wkv7", r, log_decay, k, v, c, a, initial):
-        y, after = _Matrices.apply(kernels, r, log_decay, k, v, c, a, initial)
+        y, after = native.call(_Matrices, kernels, r, log_decay, k, v, c, a, initial)
         return y, after
     with full_precision(r):
         sizes = [chunk * count for chunk, count in chunks(r.shape[1])]
@@ -78,7 +78,7 @@ class _Matrices(torch.autograd.Function):
         ctx.kernels = kernels
         batch, length, heads, width = r.shape
         y, after = torch.empty_like(given[0]), initial.clone(memory_format=torch.contiguous_format)
-        marks = r.new_empty(batch, heads, -(-length // kernels.SPAN), width, width)
+        marks = r.new_empty(batch * native.recorded(ctx), heads, -(-length // kernels.SPAN), width, width)
         native.run(kernels.forward, batch * heads, *given, y, after, marks)
         ctx.save_for_backward(*given, marks)
         return y, after

@@ -31,7 +31,7 @@ def forward(first, last, q, k, v, a, y, state, marks):
         for i in range(keys):
             S[i] = state[n, h, i]
         for t in range(length):
-            if t % SPAN == 0:
+            if len(marks) and t % SPAN == 0:
                 for i in range(keys):
                     for j in range(values):
                         marks[n, h, t // SPAN, j, i] = S[i, j]
@@ -124,7 +124,7 @@ def delta_forward(first, last, q, k, v, beta, a, y, errors, state, marks):
         for i in range(keys):
             S[i] = state[n, h, i]
         for t in range(length):
-            if t % SPAN == 0:
+            if len(marks) and t % SPAN == 0:
                 for i in range(keys):
                     for j in range(values):
                         marks[n, h, t // SPAN, j, i] = S[i, j]

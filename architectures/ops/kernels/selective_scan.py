@@ -21,7 +21,7 @@ def forward(first, last, block, x, delta, A, B, C, y, state, marks):
         n, low = item // blocks, item % blocks * block
         high = min(low + block, channels)
         for t in range(length):
-            if t % SPAN == 0:
+            if len(marks) and t % SPAN == 0:
                 for s in range(states):
                     marks[n, t // SPAN, s, low:high] = state[n, s, low:high]
             step, value, out = delta[n, t, low:high], x[n, t, low:high], y[n, t, low:high]

@@ -33,7 +33,7 @@ def forward(first, last, k, v, w, u, y, sums, marks):
         a, b, p = sums[0, n, low:high], sums[1, n, low:high], sums[2, n, low:high]
         decay, bonus = w[low:high], u[low:high]
         for t in range(length):
-            if t % SPAN == 0:
+            if len(marks) and t % SPAN == 0:
                 mark = marks[n, t // SPAN]
                 for i in range(high - low):
                     mark[0, low + i], mark[1, low + i], mark[2, low + i] = a[i], b[i], p[i]

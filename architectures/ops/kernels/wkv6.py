@@ -18,7 +18,7 @@ def forward(first, last, r, k, v, decay, bonus, y, states, marks):
         n, head = item // heads, item % heads
         state, bonuses = states[n, head], bonus[head]
         for t in range(length):
-            if t % SPAN == 0:
+            if len(marks) and t % SPAN == 0:
                 marks[n, head, t // SPAN] = state
             keep = decay[min(n, decay.shape[0] - 1), min(t, decay.shape[1] - 1), head]
             reader, key, value, out = r[n, t, head], k[n, t, head], v[n, t, head], y[n, t, head]

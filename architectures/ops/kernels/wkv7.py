@@ -19,7 +19,7 @@ def forward(first, last, r, decay, k, v, c, a, y, states, marks):
         n, head = item // heads, item % heads
         state = states[n, head]
         for t in range(length):
-            if t % SPAN == 0:
+            if len(marks) and t % SPAN == 0:
                 marks[n, head, t // SPAN] = state
             reader, keep, key, value = r[n, t, head], decay[n, t, head], k[n, t, head], v[n, t, head]
             remover, rate, out = c[n, t, head], a[n, t, head], y[n, t, head]
