@@ -202,6 +202,10 @@ def test_noise_is_seldom_taken_for_a_difference(tmp_path):
     ({"a": [None], "b": [None]}, "no run has a score; a diverged in 1 of 1 runs"),
     ({"a": [0.03, 0.032, 0.031], "b": [0.9, 0.91, 0.92]}, "a is not shown to beat chance"),
     ({"a": [0.03, 0.032, 0.031], "b": [0.031, 0.03, 0.032]}, "none is shown to beat chance$"),
+    ({name: [0.5] for name in "abcdefg"}, r"a, b, c, d, e, f and g cannot be told apart \(they have 1 finished"),
+    ({"a": [0.9, 0.91, 0.92], "b": [0.7, 0.701, 0.702],
+      **{name: [0.2, 0.21 + 0.001 * i, 0.22 - 0.001 * i] for i, name in enumerate("cdefg")}},
+     r"^a leads, ahead of b by .*; of the 15 pairs behind, 10 cannot be told apart"),
 ])  # fmt: skip
 def test_verdicts_claim_what_the_seeds_allow(tmp_path, scores, said):
     frame = made(tmp_path, scores)

@@ -118,6 +118,8 @@ def legend(chart: Chart, drawn: dict[str, Style], more: Sequence[Line2D] = (), l
     ] + list(more)
     longest = max(len(str(key.get_label())) for key in keys)
     across = max(1, min(len(keys), int(size * 72 / (longest * 4.4 + 34))))
+    lines = math.ceil(len(keys) / across)
+    chart.set_figheight(chart.get_figheight() + 0.16 * max(0, lines - 2))  # many lines of names take nothing from the panels
     chart.legend(handles=keys, loc="outside upper center", ncols=across, handlelength=3.0 if line else 1.2, columnspacing=1.4)
 
 

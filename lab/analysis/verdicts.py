@@ -12,6 +12,9 @@ import pandas as pd
 from lab.analysis.labels import columns_of, labelled, measure, several
 from lab.analysis.statistics import FEWEST, baselines, pairs, ranking, summary
 
+MANY = 6
+"""More names or pairs than these are counted, not listed twice."""
+
 
 def verdicts(frame: pd.DataFrame) -> dict[str, str]:
     """A sentence for each column: who leads, who cannot be told apart, who is not shown to beat a baseline, what failed."""
@@ -68,7 +71,7 @@ def _gap(first: str, second: str, tests: pd.DataFrame) -> str:
 def _thin(names: list[str], cells: pd.DataFrame) -> str:
     short = [name for name in names if cells.loc[name, "seeds"] < FEWEST] or names
     counts = {int(cells.loc[name, "seeds"]) for name in short}
-    has = f"{several(short)} {'have' if len(short) > 1 else 'has'}"
+    has = "they have" if len(short) == len(names) > MANY else f"{several(short)} {'have' if len(short) > 1 else 'has'}"
     number = f"{counts.pop()} finished" if len(counts) == 1 else "too few finished"
     return f"{several(names)} cannot be told apart ({has} {number}; {FEWEST} shared seeds are needed)"
 
@@ -89,6 +92,8 @@ def _among(names: list[str], tied) -> list[str]:
                 ]
             )
         ]
+    if len(unclear) > MANY:
+        return [f"of the {len(names) * (len(names) - 1) // 2} pairs behind, {len(unclear)} cannot be told apart"]
     return [f"{a} and {b} cannot be told apart" for a, b in unclear]
 
 
