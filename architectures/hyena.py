@@ -27,8 +27,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from architectures.backbone import Flops, LengthError, SequenceMap, State, Tuning
-from architectures.ops.linear_attention import full_precision
 from architectures.ops.long_convolution import long_convolution, long_convolution_flops
+from architectures.ops.precision import full_precision
 from architectures.ops.short_convolution import ShortConvolution
 from architectures.stack import Mixer, Stack, both_ways
 

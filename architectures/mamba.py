@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from architectures.backbone import Flops, SequenceMap, State, Tuning
-from architectures.ops.linear_attention import full_precision, linear_attention, linear_attention_flops, step_bias
+from architectures.ops.linear_attention import linear_attention, linear_attention_flops, step_bias
 from architectures.ops.norm import RMSNorm
+from architectures.ops.precision import full_precision
 from architectures.ops.remember import Remembered
 from architectures.ops.selective_scan import selective_scan, selective_scan_flops
 from architectures.ops.short_convolution import ShortConvolution

@@ -31,8 +31,8 @@ from architectures.backbone import Flops, SequenceMap, State, Tuning
 from architectures.ops.cauchy import dplr_kernel, dplr_kernel_flops
 from architectures.ops.convolution import System, diagonal_kernel, diagonal_kernel_flops, state_space
 from architectures.ops.hippo import Complexes, Reals, diagonal_bilinear, diagonal_zoh, dplr_bilinear, legs_normal
-from architectures.ops.linear_attention import full_precision
 from architectures.ops.long_convolution import long_convolution, long_convolution_flops
+from architectures.ops.precision import full_precision
 from architectures.stack import Mixer, Stack, both_ways
 
 GELU = 8

@@ -417,9 +417,7 @@ def loop(
     """
     from lab import overhead
 
-    default = _default_study()
-    names = (architecture or default["architectures"][0], task or default["tasks"][0])
-    _print_values(overhead.loop(setup.planner(), *names, steps), json)
+    _print_values(overhead.loop(setup.planner(), *_first_of_default(architecture, task), steps), json)
 
 
 @bench.command
@@ -449,9 +447,7 @@ def workers(
     """
     from lab import overhead
 
-    default = _default_study()
-    names = (architecture or default["architectures"][0], task or default["tasks"][0])
-    _print_values(overhead.workers(setup.planner(), *names, steps, workers), json)
+    _print_values(overhead.workers(setup.planner(), *_first_of_default(architecture, task), steps, workers), json)
 
 
 @app.command
@@ -531,6 +527,12 @@ def _stored(results: str, tasks: list[str] | None) -> "DataFrame":
 
 def _default_study() -> dict[str, Any]:
     return tomllib.loads((Path(__file__).parent / "studies" / "default.toml").read_text("utf-8"))
+
+
+def _first_of_default(architecture: str | None, task: str | None) -> tuple[str, str]:
+    """What is named, or else the first of the default comparison."""
+    default = _default_study()
+    return architecture or default["architectures"][0], task or default["tasks"][0]
 
 
 def _command() -> str:

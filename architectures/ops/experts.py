@@ -13,7 +13,6 @@ The choice is a jump: where two logits are equal to rounding, two ways to comput
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -21,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from architectures.backbone import Flops, SequenceMap, State
+from architectures.ops.precision import full_precision
 
 BALANCE = 0.01
 
@@ -36,8 +36,7 @@ class Experts(SequenceMap):
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of (positions, dim): all probabilities, and the weights and numbers of the chosen experts."""
-        # autocast would round the router's scores; the meta device has none
-        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):  # autocast would round the router's scores
             scores = self.router(x.to(self.router.weight.dtype))
         best, chosen = scores.topk(self.active)
         return scores.softmax(-1), best.softmax(-1), chosen

@@ -21,7 +21,6 @@ The state's dtype is the dtype of all of it, whatever autocast says.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -32,6 +31,7 @@ from torch import Tensor
 
 from architectures.backbone import Flops
 from architectures.ops import native
+from architectures.ops.precision import full_precision
 from architectures.ops.scan import scan, scan_flops
 
 CHUNK = 32
@@ -148,12 +148,6 @@ def delta_rule_flops(length: int, heads: int, key: int, value: int, *, decays: b
             mixing += 4 * pairs + size * (2 + 3 * key) + key * value
         total = total + Flops(contraction, mixing) * (heads * chunks)
     return total
-
-
-def full_precision(state: Tensor) -> AbstractContextManager:
-    """No autocast, where there is any."""
-    device = state.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def step_bias(count: int) -> Float[Tensor, " count"]:

@@ -19,7 +19,6 @@ number is ever divided by a decay. `scan` carries S from chunk to chunk. What is
 chunks, each half as long: no padding.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 
 import torch
@@ -30,6 +29,7 @@ from torch.nn import functional as F
 
 from architectures.backbone import Flops
 from architectures.ops import native
+from architectures.ops.precision import full_precision
 from architectures.ops.scan import scan
 
 CHUNK = 32
@@ -140,11 +140,6 @@ def chunks(length: int) -> list[tuple[int, int]]:
             found.append((chunk, count))
         chunk //= 2
     return found
-
-
-def full_precision(x: Tensor) -> AbstractContextManager:
-    """Without autocast; the meta device has none."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def sums_before(x: Tensor) -> Tensor:

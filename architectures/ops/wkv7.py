@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from architectures.backbone import Flops
 from architectures.ops import native
-from architectures.ops.wkv import chunks, full_precision, sums_after
+from architectures.ops.precision import full_precision
+from architectures.ops.wkv import chunks, sums_after
 
 Heads = Float[Tensor, "batch length heads width"]
 Matrices = Float[Tensor, "batch heads width width"]
