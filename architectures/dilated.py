@@ -4,47 +4,66 @@ Ding et al., arXiv:2307.02486, sections 2.2 and 2.3; equations in ops/dilated_at
 the branches, while the authors' code holds them constant. Departures: rotary positions instead of xPos, the shared pre-norm
 block with the shared channel mixer, and branches for short sequences by default.
 
-Streaming remembers the inputs since all branches began a segment together, and reads those again.
+Streaming remembers keys and values since all branches began a segment together.
 """
 
 import math
 from typing import Annotated
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from architectures.backbone import Flops, SequenceMap, State
-from architectures.ops.attention import SOFTMAX
-from architectures.ops.dilated_attention import Branches, dilated, dilated_kept, dilated_pairs
+from architectures.ops.attention import SOFTMAX, appended
+from architectures.ops.dilated_attention import Branches, dilated, dilated_kept, dilated_last, dilated_pairs
 from architectures.ops.positions import rotate
 from architectures.stack import Mixer, Stack
 
 
 class DilatedAttention(SequenceMap):
-    """Multi-head dilated attention; the state is the inputs since all branches began a segment together."""
+    """Multi-head dilated attention; the state is the keys and values since all branches began a segment together."""
 
     def __init__(self, dim: int, heads: int, branches: Branches, *, causal: bool) -> None:
         super().__init__()
         self.dim, self.heads, self.branches, self.causal = dim, heads, branches, causal
+        self.period = math.lcm(*(segment for segment, _ in branches))
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
-        q, k, v = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads).unbind(0)
-        y = dilated(rotate(q, 0), rotate(k, 0), v, self.branches, causal=self.causal)
-        return self.out(rearrange(y, "b h l d -> b l (h d)"))
+        q, k, v = self._turned(x, 0)
+        return self._joined(dilated(q, k, v, self.branches, causal=self.causal))
 
     def init_state(self, batch: int) -> State:
-        return self.zeros(batch, 0, self.dim)
+        empty = self.zeros(batch, self.heads, 0, self.dim // self.heads)
+        return empty, empty
 
     def stream(self, x: Float[Tensor, "batch length dim"], state: State):
-        if not x.shape[1]:
+        past, length = state[0].shape[2], x.shape[1]
+        if not length:
             return x, state
-        seen = torch.cat([state.to(x.dtype), x], 1)
-        begun = seen.shape[1] - seen.shape[1] % math.lcm(*(segment for segment, _ in self.branches))
-        return self.forward(seen)[:, state.shape[1] :], seen[:, begun:]
+        left = -past % self.period
+        if 0 < left < length:
+            first, state = self.stream(x[:, :left], state)
+            rest, state = self.stream(x[:, left:], state)
+            return torch.cat([first, rest], 1), state
+        begun = (past + length) // self.period * self.period
+        q, k, v = self._turned(x, past or -begun)  # only distances within a period matter
+        if past:
+            k, v = appended(state[0], k), appended(state[1], v)
+            y = dilated_last(q, k, v, self.branches)
+        else:
+            y = dilated(q, k, v, self.branches, causal=True)
+        return self._joined(y), ((k[:, :, begun:], v[:, :, begun:]) if begun else (k, v))
+
+    def _turned(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values in heads, the first two with their positions."""
+        q, k, v = self.qkv(x).unflatten(2, (3 * self.heads, -1)).transpose(1, 2).chunk(3, 1)
+        return rotate(q, start), rotate(k, start), v
+
+    def _joined(self, y: Tensor) -> Tensor:
+        return self.out(y.transpose(1, 2).flatten(2))
 
     def flops(self, length: int) -> Flops:
         pairs = dilated_pairs(length, self.heads, self.branches, causal=self.causal)

@@ -30,7 +30,7 @@ from architectures.ops.linear_attention import linear_attention, linear_attentio
 from architectures.ops.norm import RMSNorm
 from architectures.ops.precision import full_precision
 from architectures.ops.remember import Remembered
-from architectures.ops.selective_scan import selective_scan, selective_scan_flops
+from architectures.ops.selective_scan import selective_scan, selective_scan_flops, selective_step
 from architectures.ops.short_convolution import ShortConvolution
 from architectures.ops.silu import gated_silu
 from architectures.stack import NORM, Mixer, Stack, both_ways
@@ -67,11 +67,15 @@ class Selective(SequenceMap):
         recent, h = state
         u, z = self.into(x).chunk(2, -1)
         u, recent = self.convolution.stream(u, recent)
-        low, B, C = self.select(u).split([self.rank, self.states, self.states], -1)
-        delta = F.softplus(F.linear(low, self.delta.weight).to(h.dtype) + self.delta.bias)
+        low, B, C = torch.split_with_sizes(self.select(u), [self.rank, self.states, self.states], -1)
+        raw = F.linear(low, self.delta.weight)
+        A = self.rates(lambda: -self.log_A.mT.exp().contiguous().mT, self.log_A)
+        if step := selective_step(u, raw, self.delta.bias, A, B, C, self.D, z, h):
+            y, h = step
+            return self.out(y), (recent, h)
+        delta = F.softplus(raw.to(h.dtype) + self.delta.bias)
         u = u.to(h.dtype)
         with full_precision(h):
-            A = self.rates(lambda: -self.log_A.mT.exp().contiguous().mT, self.log_A)
             y, h = selective_scan(u, delta, A, B.to(h.dtype), C.to(h.dtype), h)
         return self.out(gated_silu(torch.addcmul(y, self.D, u), z)), (recent, h)
 
@@ -107,9 +111,9 @@ class Dual(SequenceMap):
         if not x.shape[1]:
             return x, state
         inner, (recent, S) = 2 * self.dim, state
-        z, xBC, delta = self.into(x).split([inner, inner + 2 * self.states, self.heads], -1)
+        z, xBC, delta = torch.split_with_sizes(self.into(x), [inner, inner + 2 * self.states, self.heads], -1)
         xBC, recent = self.convolution.stream(xBC, recent)
-        u, B, C = xBC.to(S.dtype).split([inner, self.states, self.states], -1)
+        u, B, C = torch.split_with_sizes(xBC.to(S.dtype), [inner, self.states, self.states], -1)
         delta = F.softplus(delta.to(S.dtype) + self.delta_bias)
         u = u.unflatten(2, (self.heads, self.width))
         y, S = linear_attention(C[:, :, None], B[:, :, None], delta[..., None] * u, -self.log_A.exp() * delta, S)

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from architectures.backbone import Backbone, Flops, SequenceMap, State, Tuning
 from architectures.ops.silu import gated_silu
-from architectures.ops.token_shift import KEPT, ChannelMix, LowRank, Place, Values, moved, projection, shifted
+from architectures.ops.token_shift import KEPT, ChannelMix, LowRank, Place, Values, moved, projection
 from architectures.ops.wkv import LOWEST, wkv4, wkv4_flops, wkv6, wkv6_flops
 from architectures.ops.wkv7 import wkv7, wkv7_flops
 from architectures.stack import NORM, Residual, both_ways
@@ -73,7 +73,7 @@ class TimeMix(SequenceMap):
 
     def _heads(self, x: Tensor) -> Tensor:
         """In heads, and in the precision of the state even under autocast."""
-        return x.view(*x.shape[:2], self.heads, self.width).to(self.mu.dtype)
+        return x.unflatten(2, (self.heads, self.width)).to(self.mu.dtype)
 
 
 class TimeMix4(TimeMix):
@@ -98,7 +98,7 @@ class TimeMix4(TimeMix):
 
     def mix(self, x: Values, state: State, first: Values | None) -> Mixed:
         last, sums = state
-        x_k, x_v, x_r = moved(x, shifted(x, last), self.mu)
+        x_k, x_v, x_r = moved(x, last, self.mu.unbind())
         k, v = (y.to(self.decay.dtype) for y in (self.key(x_k), self.value(x_v)))
         y, sums = wkv4(k, v, self.decay.exp(), self.bonus, sums)
         return self.out(torch.sigmoid(self.receptance(x_r)) * y), (x[:, -1], sums), first
@@ -127,13 +127,13 @@ class TimeMix5(TimeMix):
         self.out = projection(dim, dim, 0)
         self.norm = head_norm(place)
 
-    def inputs(self, x: Values, delta: Values) -> tuple[Tensor, ...]:
+    def inputs(self, x: Values, last: Tensor) -> tuple[Tensor, ...]:
         """The shifted inputs of k, v, r and gate, and the logarithm of -log decay, which here has no positions."""
-        return *moved(x, delta, self.mu), self.decay
+        return *moved(x, last, self.mu.unbind()), self.decay
 
     def mix(self, x: Values, state: State, first: Values | None) -> Mixed:
         last, matrix = state
-        x_k, x_v, x_r, x_g, decay = self.inputs(x, shifted(x, last))
+        x_k, x_v, x_r, x_g, decay = self.inputs(x, last)
         r, k, v = (self._heads(y) for y in (self.receptance(x_r), self.key(x_k), self.value(x_v)))
         log_decay = -decay.unflatten(-1, self.bonus.shape).to(self.bonus.dtype).exp()
         y, matrix = wkv6(r, k, v, log_decay, self.bonus, matrix)
@@ -162,13 +162,11 @@ class TimeMix6(TimeMix5):
         self.decay_down = nn.Parameter(torch.zeros(dim, 64))
         self.decay_up = nn.Parameter(torch.empty(64, dim).uniform_(-0.01, 0.01))
 
-    def inputs(self, x: Values, delta: Values) -> tuple[Tensor, ...]:
-        low = rearrange(
-            torch.tanh(torch.addcmul(x, delta, self.mu_x) @ self.mu_down), "b l (five rank) -> five (b l) rank", five=5
-        )
+    def inputs(self, x: Values, last: Tensor) -> tuple[Tensor, ...]:
+        (x_low,) = moved(x, last, (self.mu_x,))
+        low = rearrange(torch.tanh(x_low @ self.mu_down), "b l (five rank) -> five (b l) rank", five=5)
         more = (low @ self.mu_up).unflatten(1, x.shape[:2])
-        mus = zip(self.mu.unbind(0), more.unbind(0), strict=True)
-        *mixed, x_w = (torch.addcmul(x, delta, mu + by) for mu, by in mus)
+        *mixed, x_w = moved(x, last, [mu + by for mu, by in zip(self.mu.unbind(), more.unbind(), strict=True)])
         return *mixed, self.decay + torch.tanh(x_w @ self.decay_down) @ self.decay_up
 
     def flops(self, length: int) -> Flops:
@@ -205,7 +203,7 @@ class TimeMix7(TimeMix):
 
     def mix(self, x: Values, state: State, first: Values | None) -> Mixed:
         last, matrix = state
-        x_r, x_w, x_k, x_v, x_a, x_g = moved(x, shifted(x, last), self.mu)
+        x_r, x_w, x_k, x_v, x_a, x_g = moved(x, last, self.mu.unbind())
         r, k, v = self.receptance(x_r), self.key(x_k), self.value(x_v)
         log_decay = -math.exp(-0.5) * torch.sigmoid(self.decay + self.decay_rank(x_w))
         a = torch.sigmoid(self.rate + self.rate_rank(x_a))

@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from architectures.backbone import Flops, SequenceMap, State, Tuning
 from architectures.ops.cauchy import dplr_kernel, dplr_kernel_flops
@@ -96,7 +97,7 @@ class Diagonal(SequenceMap):
             kernel = self.kernel(x.shape[1])
             kernel = kernel + F.pad(self.D[:, None], (0, x.shape[1] - 1))
             y = long_convolution(x.to(self.D.dtype), kernel)
-        return self.gated(y)
+        return checkpoint(self.gated, y, use_reentrant=False, preserve_rng_state=False)  # of all else, y alone is kept
 
     def init_state(self, batch: int) -> State:
         return torch.view_as_complex(self.zeros(batch, self.dim, self.pairs, 2))

@@ -16,6 +16,7 @@ from architectures.ops.selective_scan import (
     selective_scan,
     selective_scan_definition,
     selective_scan_flops,
+    selective_step,
 )
 from architectures.ops.short_convolution import short_convolution_definition
 from lab.laws.subject import noise
@@ -55,6 +56,26 @@ def assert_same_map(length, **options):
 @pytest.mark.parametrize("length", [1, 2, 17, SPAN - 1, SPAN, SPAN + 1, 3 * SPAN + 5])
 def test_selective_scan_is_its_definition(form, length):
     assert_same_map(length)
+
+
+@pytest.mark.parametrize("channels", [1, 2 * BLOCK + 3])
+@torch.no_grad()
+def test_one_position_is_the_scan_and_what_is_around_it(channels):
+    """Steps of all sizes, also where softplus is its input; and nothing is written to the state before."""
+    x, raw, A, B, C, state = inputs(1, channels=channels)
+    raw, gate, bias, D = 30 * raw, x.flip(0), x[0, 0] - 1, x[1, 0]
+    before = state.clone()
+    got = selective_step(x, raw, bias, A, B, C, D, gate, state)
+    if native.kernels("selective_scan", x) is None:
+        assert got is None
+        return
+    assert got is not None
+    y, h = selective_scan_definition(x, F.softplus(raw + bias), A, B, C, state)
+    torch.testing.assert_close(got[0], (y + D * x) * F.silu(gate), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(got[1], h, rtol=1e-12, atol=1e-12)
+    assert torch.equal(state, before)
+    with torch.enable_grad():
+        assert selective_step(x, raw, bias, A, B, C, D, gate, state) is None
 
 
 @pytest.mark.parametrize(("channels", "states"), [(1, 1), (2 * BLOCK + 3, 16), (32, 5)])

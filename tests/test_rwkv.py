@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from architectures.ops import native, wkv, wkv7
+from architectures.ops import native, token_shift, wkv, wkv7
 from architectures.ops.token_shift import ChannelMix, Place
 from architectures.ops.wkv import LOWEST
 from architectures.rwkv import RWKV, TimeMix4, TimeMix5, TimeMix6, TimeMix7
@@ -115,6 +115,22 @@ def test_values_at_4096_positions(version, fast, slow):
     given = [x.detach() for x in arguments(version, 4096)]
     for ours, theirs in zip(read(fast, given), read(slow, given), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("varies", [False, True])
+@pytest.mark.parametrize(("batch", "length", "dim"), [(2, 1, 5), (3, 9, 70)])
+def test_compiled_token_shift_is_its_definition(batch, length, dim, varies, form, monkeypatch):
+    """Outputs and all gradients, for shares that change with the position and for constant ones, over blocks of channels."""
+    monkeypatch.setattr(token_shift, "SMALLEST", 0)
+    x, last = drawn(batch, length, dim), drawn(batch, dim, seed=1)
+    mus = [drawn(*((batch, length, dim) if varies else (dim,)), seed=seed) for seed in (2, 3)]
+    given = [y.requires_grad_() for y in (x, last, *mus)]
+    before = torch.cat([last[:, None], x[:, :-1]], 1)
+    found, want = token_shift.moved(x, last, mus), [x * (1 - mu) + before * mu for mu in mus]
+    sums = [torch.stack([(y * drawn(*y.shape, seed=4 + i)).sum() for i, y in enumerate(ys)]).sum() for ys in (found, want)]
+    ours, theirs = (torch.autograd.grad(total, given) for total in sums)
+    for one, other in zip([*found, *ours], [*want, *theirs], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
 def test_wkv4_worked_out_by_hand():

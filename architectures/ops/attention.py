@@ -72,9 +72,9 @@ def appended(old: Tensor, new: Tensor) -> Tensor:
     ):
         room = _Room(new.new_empty(*new.shape[:2], total + total // 2 + 32, new.shape[3]), past)
         room.buffer[:, :, :past] = old
-    room.buffer[:, :, past:total] = new
+    room.buffer.narrow(2, past, new.shape[2]).copy_(new)
     room.used = total
-    both = room.buffer[:, :, :total]
+    both = room.buffer.narrow(2, 0, total)
     both.room = room  # pyright: ignore[reportAttributeAccessIssue]
     return both
 
@@ -183,11 +183,12 @@ class Attention(SequenceMap):
         if not x.shape[1]:
             return x, state
         split = self.qkv(x).unflatten(2, (-1, self.width)).transpose(1, 2)
-        qk, v = split.split([self.heads + self.kv_heads, self.kv_heads], 1)
         past = state[0].shape[2]
         if self.rope and self.window is None:
-            qk = rotate(qk, past)
-        q, k = qk.split([self.heads, self.kv_heads], 1)
+            qk, v = torch.split_with_sizes(split, [self.heads + self.kv_heads, self.kv_heads], 1)
+            q, k = torch.split_with_sizes(rotate(qk, past), [self.heads, self.kv_heads], 1)
+        else:
+            q, k, v = torch.split_with_sizes(split, [self.heads, self.kv_heads, self.kv_heads], 1)
         if past:
             k, v = appended(state[0], k), appended(state[1], v)
         state = k, v

@@ -12,28 +12,45 @@ Fast form: heads that start at the same position keep the same ones, and these a
 fused attention, which gives y_i and log D_i. Backward, with P = exp(score) / D over all branches' scores, a score's gradient is
 P (dy . v - dy . y), where both y and D are those of the sum: so each piece is one call of fused attention's own backward that
 is given those in place of the piece's, and the gradient through D_i is part of it.
+
+A few positions that follow many meet all keys at once: the logarithm of how often a key is seen is added to its score.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
+ROWS = 64  # queries that meet all keys at once
 FUSED = ("cpu", "meta")
 """Devices whose fused attention gives denominators for every type."""
 Branches = tuple[tuple[int, int], ...]
 """Positions in a segment, and the rate."""
 Heads = Float[Tensor, "batch heads length width"]
+Earlier = Float[Tensor, "batch heads total width"]
 
 
 def dilated(q: Heads, k: Heads, v: Heads, branches: Branches, *, causal: bool) -> Heads:
     """All branches, one of which is dense."""
     return _Dilated.apply(q.contiguous(), k.contiguous(), v.contiguous(), branches, causal)
+
+
+def dilated_last(q: Heads, k: Earlier, v: Earlier, branches: Branches) -> Heads:
+    """What the last positions find, whose queries alone are given, where it is causal; all branches begin with the first key."""
+    out, total = [], k.shape[2]
+    start = total - q.shape[2]
+    for part in q.split(ROWS, 2):
+        stop = start + part.shape[2]
+        seen = _log_counts(start, stop, q.shape[1], branches, q.dtype, q.device)
+        out.append(F.scaled_dot_product_attention(part, k[:, :, :stop], v[:, :, :stop], attn_mask=seen))
+        start = stop
+    return torch.cat(out, 2) if out[1:] else out[0]
 
 
 def dilated_definition(q: Tensor, k: Tensor, v: Tensor, branches: Branches, *, causal: bool) -> Tensor:
@@ -102,6 +119,19 @@ def dilated_pairs(length: int, heads: int, branches: Branches, *, causal: bool) 
         keys = piece.kept + 1 if causal else 2 * piece.kept
         total += piece.heads(heads) * piece.count * piece.kept * keys // 2
     return total
+
+
+@lru_cache(maxsize=1)  # layers share it
+def _log_counts(start: int, stop: int, heads: int, branches: Branches, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Logarithms of how often positions from `start` on see those before `stop`: (1, heads, queries, keys)."""
+    with torch.inference_mode(mode=False), torch.no_grad():
+        segment, rate = torch.tensor(branches, device=device).T[..., None]
+        place = torch.arange(stop, device=device)
+        part, offset = place // segment, place % segment % rate
+        kept = offset[:, None] == (torch.arange(heads, device=device) % rate)[..., None]
+        same = part[:, start:, None] == part[:, None]
+        seen = same[:, None] & kept[:, :, start:, None] & kept[:, :, None]
+        return seen.sum(0).tril(start).to(dtype).log()[None]
 
 
 class _Dilated(torch.autograd.Function):

@@ -173,13 +173,9 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, kernels: ModuleType, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        q, k, v, decay = (x.contiguous() for x in (q, k, v, decay))
-        y, last, marks = (
-            torch.empty_like(v),
-            state.clone(memory_format=torch.contiguous_format),
-            _marks(ctx, v, state, kernels.SPAN),
-        )
-        native.run(kernels.forward, len(v) * v.shape[2], q, k, v, decay, y, last, marks)
+        q, k, v, decay, state = (x.contiguous() for x in (q, k, v, decay, state))
+        y, last, marks = torch.empty_like(v), torch.empty_like(state), _marks(ctx, v, state, kernels.SPAN)
+        native.run(kernels.forward, len(v) * v.shape[2], q, k, v, decay, y, state, last, marks)
         ctx.kernels = kernels
         ctx.save_for_backward(q, k, v, decay, marks)
         return y, last

@@ -1,7 +1,7 @@
 """Root mean square norm: y = x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang & Sennrich, arXiv:1910.07467).
 
-Fast form: one compiled pass over memory there and one back (ops/kernels/norm.py), from `SMALLEST` numbers on; below, the calls
-cost more than the passes. Elsewhere torch's own runs, which on a CPU is a row of pointwise operations.
+Fast form: one compiled pass over memory there and one back (ops/kernels/norm.py), without gradients or from `SMALLEST` numbers
+on; below, what autograd does around it costs more. Elsewhere torch's own runs, which on a CPU is a row of pointwise operations.
 """
 
 from types import ModuleType
@@ -27,7 +27,8 @@ class RMSNorm(nn.RMSNorm):
 
 def rms_norm(x: Float[Tensor, "*axes width"], weight: Float[Tensor, " width"] | None, eps: float) -> Float[Tensor, "*axes width"]:
     """Without weights where there are none."""
-    if x.numel() >= SMALLEST and (kernels := native.kernels("norm", x, *(() if weight is None else (weight,)))):
+    tensors = (x,) if weight is None else (x, weight)
+    if (x.numel() >= SMALLEST or not torch.is_grad_enabled()) and (kernels := native.kernels("norm", *tensors)):
         return native.call(_Kernel, kernels, x, x.new_ones(x.shape[-1:]) if weight is None else weight, eps)
     return F.rms_norm(x, x.shape[-1:], weight, eps)
 
@@ -43,19 +44,18 @@ class _Kernel(torch.autograd.Function):
     def forward(ctx, kernels: ModuleType, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = x.contiguous(), weight.contiguous()
         rows, y = x.view(-1, x.shape[-1]), torch.empty_like(x)
-        scales = x.new_empty(len(rows))
-        native.run(kernels.forward, -(-len(rows) // ROWS), ROWS, eps, rows, weight, scales, y.view_as(rows))
-        ctx.kernels = kernels
-        ctx.save_for_backward(x, weight, scales)
+        native.run(kernels.forward, -(-len(rows) // ROWS), ROWS, eps, rows, weight, y.view_as(rows))
+        ctx.kernels, ctx.eps = kernels, eps
+        ctx.save_for_backward(x, weight)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight, scales = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         rows, to_x = x.view(-1, x.shape[-1]), torch.empty_like(x)
         items = -(-len(rows) // ROWS)
         to_weight = x.new_zeros(items, x.shape[-1])
-        arguments = (rows, weight, scales, grad.contiguous().view_as(rows), to_x.view_as(rows), to_weight)
-        native.run(ctx.kernels.backward, items, ROWS, *arguments)
+        arguments = (rows, weight, grad.contiguous().view_as(rows), to_x.view_as(rows), to_weight)
+        native.run(ctx.kernels.backward, items, ROWS, ctx.eps, *arguments)
         return None, to_x, to_weight.sum(0), None

@@ -7,6 +7,7 @@ from torch import Tensor
 
 
 def full_precision(x: Tensor) -> AbstractContextManager:
-    """No autocast where `x` is; some devices, such as meta, have none."""
+    """No autocast where `x` is; some devices, such as meta, have none, and where it is off it stays so."""
     device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()

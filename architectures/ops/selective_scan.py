@@ -1,41 +1,56 @@
 """Selective scan: h[t] = exp(delta[t] A) * h[t-1] + delta[t] x[t] B[t] for every channel and state, read out as y[t] = h[t] C[t].
 
 Gu & Dao, arXiv:2312.00752, sections 3.2 and 3.3: B and C are those of all channels. Fast form: one compiled loop that never
-writes the states of all positions (ops/kernels/selective_scan.py). In tensors they exist for `SPAN` positions at a time. Both
-compute them again on the way back.
+writes the states of all positions (ops/kernels/selective_scan.py). In tensors the sequence is cut into chunks of `SPAN`
+positions, which advance together, as many as have `NUMBERS` states: once from zero, for what each hands to the next, and once
+from the states that `scan` makes of that. Both forms keep the states at borders and compute the others again on the way back.
 """
 
+from collections.abc import Iterator
 from types import ModuleType
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from architectures.backbone import Flops
 from architectures.ops import native
 from architectures.ops.scan import scan
 
-SPAN = 64
+SPAN, NUMBERS = 32, 2**18
 BLOCK = 64  # channels that a compiled loop takes together
 
+Channel = Float[Tensor, " channels"]
 Channels = Float[Tensor, "batch length channels"]
 States = Float[Tensor, "batch length states"]
+Rates = Float[Tensor, "channels states"]
 Matrices = Float[Tensor, "batch channels states"]
 
 
-def selective_scan(
-    x: Channels, delta: Channels, A: Float[Tensor, "channels states"], B: States, C: States, state: Matrices
-) -> tuple[Channels, Matrices]:
+def selective_scan(x: Channels, delta: Channels, A: Rates, B: States, C: States, state: Matrices) -> tuple[Channels, Matrices]:
     """All h[t] C[t], and the last h."""
     if (kernels := native.kernels("selective_scan", x, delta, A, B, C, state)) is not None:
         y, last = native.call(_Kernel, kernels, x, delta, A.mT, B, C, state.mT)
         return y, last.mT
-    outputs = []
-    for span in zip(*(tensor.split(SPAN, 1) for tensor in (x, delta, B, C)), strict=True):
-        y, state = checkpoint(_expanded_scan, A, state, *span, use_reentrant=False, preserve_rng_state=False)
-        outputs.append(y)
-    return torch.cat(outputs, 1), state
+    y, last = native.call(_Chunks, x, delta, A.mT, B, C, state.mT)
+    return y, last.mT
+
+
+def selective_step(
+    x: Channels, raw: Channels, bias: Channel, A: Rates, B: States, C: States, D: Channel, gate: Channels, state: Matrices
+) -> tuple[Channels, Matrices] | None:
+    """(y + D x) silu(gate) of one position, with delta = softplus(raw + bias), and the next h: one compiled loop.
+
+    None for more positions, where gradients are asked for, and where kernels cannot take these tensors.
+    """
+    given = x, raw, bias, A.mT, B, C, D, gate, state.mT
+    if x.shape[1] != 1 or torch.is_grad_enabled() or (kernels := native.kernels("selective_scan", *given)) is None:
+        return None
+    arrays = [tensor.contiguous() for tensor in given]
+    y, after = torch.empty_like(arrays[0]), torch.empty_like(arrays[-1])
+    native.run(kernels.step, len(x), *arrays, y, after)
+    return y, after.mT
 
 
 def selective_scan_definition(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,11 +67,84 @@ def selective_scan_flops(length: int, channels: int, states: int) -> Flops:
     return Flops(contraction=2 * channels * states, mixing=5 * channels * states + channels) * length
 
 
-def _expanded_scan(A: Tensor, state: Tensor, x: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    decay = (delta[..., None] * A).exp().flatten(2)
-    driven = ((delta * x)[..., None] * B[:, :, None]).flatten(2)
-    h = scan(decay, driven, state.flatten(1)).unflatten(2, A.shape)
-    return (h @ C[..., None]).squeeze(-1), h[:, -1]
+class _Chunks(torch.autograd.Function):
+    """The form in tensors, with A and states as rows of channels."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        A, y, borders = A.contiguous(), torch.empty_like(x), []
+        for x_, delta_, B_, C_, y_ in _pieces(A, x, delta, B, C, y):
+            driven, h = delta_ * x_, state[:, None]
+            if x_.shape[1] > 1:
+                ends = state.new_zeros(())
+                for decay, new in _positions(driven, delta_, A, B_):
+                    ends = torch.addcmul(new, decay, ends)
+                h = _starts(delta_, A, ends, state)
+            borders.append(h)
+            for t, (decay, new) in enumerate(_positions(driven, delta_, A, B_)):
+                h = torch.addcmul(new, decay, h)
+                y_[:, :, t] = (C_[:, :, t, None] @ h).squeeze(2)
+            state = h[:, -1]
+        ctx.save_for_backward(x, delta, A, B, C, *borders)
+        return y, state.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor, to_state: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, delta, A, B, C, *borders = ctx.saved_tensors
+        to_x, to_delta, to_A, to_B, to_C = (torch.empty_like(t) for t in (x, delta, A, B, C))
+        to_A.zero_()
+        pieces = list(_pieces(A, x, delta, B, C, grad, to_x, to_delta, to_B, to_C))
+        for (x_, delta_, B_, C_, grad_, *to), start in zip(reversed(pieces), reversed(borders), strict=True):
+            driven, states, decays = delta_ * x_, [start], []
+            for decay, new in _positions(driven, delta_, A, B_):
+                decays.append(decay)
+                states.append(torch.addcmul(new, decay, states[-1]))
+            steps, d = range(len(decays) - 1, -1, -1), to_state[:, None]
+            if x_.shape[1] > 1:
+                ends = torch.zeros_like(start)
+                for t in steps:
+                    ends = (grad_[:, :, t, None] * C_[:, :, t, :, None]).add_(ends).mul_(decays[t])
+                d = _starts(delta_.flip(1), A, ends.flip(1), to_state).flip(1)
+            to_rates = torch.zeros_like(start)
+            for t in steps:
+                x_t, delta_t, B_t, C_t, grad_t, driven_t = (part[:, :, t] for part in (x_, delta_, B_, C_, grad_, driven))
+                d = (grad_t[:, :, None] * C_t[..., None]).add_(d)
+                to_driven = (B_t[:, :, None] @ d).squeeze(2)
+                to_B_t, to_C_t = d @ driven_t[..., None], states.pop() @ grad_t[..., None]
+                d.mul_(decays[t])
+                through = d * states[-1]
+                to_rates.addcmul_(through, delta_t[:, :, None])
+                to_delta_t = torch.addcmul(through.mul_(A).sum(2), to_driven, x_t)
+                for out, part in zip(to, (to_driven * delta_t, to_delta_t, to_B_t.squeeze(3), to_C_t.squeeze(3)), strict=True):
+                    out[:, :, t] = part
+            to_A += to_rates.sum((0, 1))
+            to_state = d[:, 0]
+        return to_x, to_delta, to_A, to_B, to_C, to_state
+
+
+def _pieces(A: Tensor, *sequences: Tensor) -> Iterator[list[Tensor]]:
+    """The next chunks of each, (batch, chunks, positions, width)."""
+    batch, length, _ = sequences[0].shape
+    most, first = max(1, NUMBERS // max(1, batch * A.numel())), 0
+    while first < length:
+        size = min(SPAN, length - first)
+        count = min(most, (length - first) // size)
+        yield [x[:, first : first + count * size].unflatten(1, (count, size)) for x in sequences]
+        first += count * size
+
+
+def _positions(driven: Tensor, delta: Tensor, A: Tensor, B: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The decay of the states and what enters them, for each position of a chunk."""
+    for t in range(driven.shape[2]):
+        yield (delta[:, :, t, None] * A).exp_(), driven[:, :, t, None] * B[:, :, t, :, None]
+
+
+def _starts(delta: Tensor, A: Tensor, ends: Tensor, first: Tensor) -> Tensor:
+    """What each chunk starts from, by what it would end with from zero."""
+    decay = (delta.sum(2)[:, :, None] * A).exp()
+    after = scan(decay.flatten(2), ends.flatten(2), first.flatten(1)).view_as(ends)
+    return torch.cat([first[:, None], after[:, :-1]], 1)
 
 
 class _Kernel(torch.autograd.Function):

@@ -1,7 +1,8 @@
 """Causal convolution of each channel by itself: y[t] = sum_j w[j] x[t - width + 1 + j] + b, and silu(y) where that is asked for.
 
 Fast form: a compiled loop over time that reads the inputs where they are (ops/kernels/short_convolution.py), up to `TAPS` taps;
-fewer are led by zeros. Elsewhere torch's own convolution runs, with time as its last axis.
+fewer are led by zeros. One position without gradients is a product and its sum. Elsewhere torch's own convolution runs, with time
+as its last axis.
 """
 
 import math
@@ -37,7 +38,7 @@ class ShortConvolution(SequenceMap):
     def stream(self, x: Float[Tensor, "batch length dim"], state: State):
         if not x.shape[1]:
             return x, state
-        kept = torch.cat([state, x[:, max(0, x.shape[1] - state.shape[1]) :]], 1)
+        kept = torch.cat([state, x if x.shape[1] == 1 else x[:, max(0, x.shape[1] - state.shape[1]) :]], 1)
         y = short_convolution(x, self.weight, self.bias, state, silu=self.silu)
         return y, kept[:, kept.shape[1] - state.shape[1] :]
 
@@ -58,6 +59,10 @@ def short_convolution(
     """Of inputs that follow those in `state`."""
     if x.numel() and weight.shape[1] <= TAPS:
         kernels = native.kernels("short_convolution", x, weight, state, *(() if bias is None else (bias,)))
+        if kernels is not None and x.shape[1] == 1 and not torch.is_grad_enabled():
+            y = (torch.cat([state, x], 1) * weight.mT).sum(1, keepdim=True)
+            y = y if bias is None else y + bias
+            return F.silu(y) if silu else y
         if kernels is not None:
             return native.call(_Kernel, kernels, x, weight, bias, state, silu)
     y = F.conv1d(torch.cat([state, x], 1).mT, weight[:, None], bias, groups=len(weight)).mT

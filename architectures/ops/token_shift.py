@@ -9,20 +9,25 @@ authors' training code (RWKV-LM).
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from architectures.backbone import Flops, SequenceMap, State, Tuning
+from architectures.ops import native
 from architectures.stack import Pointwise
 
 KEPT = Tuning(decay=False)
+SMALLEST = 2**15  # numbers; below, the calls cost more than the passes
 Values = Float[Tensor, "batch length dim"]
+Share = Float[Tensor, "*positions dim"]
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,44 @@ def shifted(x: Values, last: Float[Tensor, "batch dim"]) -> Values:
     return (torch.cat([last, x[:, :-1]], 1) if x.shape[1] > 1 else last) - x
 
 
-def moved(x: Values, delta: Values, mu: Float[Tensor, "inputs dim"]) -> list[Tensor]:
-    """x + delta mu for each row of mu; one tensor for each, as a common one costs passes over memory in its gradient."""
-    return [torch.addcmul(x, delta, row) for row in mu.unbind(0)]
+def moved(x: Values, last: Float[Tensor, "batch dim"], mus: Sequence[Share]) -> Sequence[Values]:
+    """x[t] + (x[t-1] - x[t]) mu for each mu; `last` precedes the first position.
+
+    One tensor for each, as a common one costs passes over memory in its gradient. Fast form: one compiled pass for each there and
+    one back (ops/kernels/token_shift.py), from `SMALLEST` numbers on.
+    """
+    if x.numel() >= SMALLEST and (kernels := native.kernels("token_shift", x, last, *mus)):
+        return native.call(_Kernel, kernels, x, last, *mus)
+    delta = shifted(x, last)
+    return [torch.addcmul(x, delta, mu) for mu in mus]
+
+
+class _Kernel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, kernels: ModuleType, x: Tensor, last: Tensor, *mus: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, last, mus = x.contiguous(), last.contiguous(), tuple(mu.contiguous() for mu in mus)
+        outputs = tuple(torch.empty_like(x) for _ in mus)
+        for mu, out in zip(mus, outputs, strict=True):
+            native.run(kernels.forward, kernels.items(x), x, last, _shares(mu), out)
+        ctx.kernels = kernels
+        ctx.save_for_backward(x, last, *mus)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, last, *mus = ctx.saved_tensors
+        to_x, to_last, to_mus = torch.zeros_like(x), torch.zeros_like(last), []
+        for mu, grad in zip(mus, grads, strict=True):
+            to_mu = x.new_zeros(len(x), _shares(mu).shape[1], x.shape[2])
+            arguments = (x, last, _shares(mu), grad.contiguous(), to_x, to_last, to_mu)
+            native.run(ctx.kernels.backward, ctx.kernels.items(x), *arguments)
+            to_mus.append(to_mu if mu.ndim == 3 else to_mu.sum((0, 1)))
+        return None, to_x, to_last, *to_mus
+
+
+def _shares(mu: Tensor) -> Tensor:
+    return mu if mu.ndim == 3 else mu[None, None]
 
 
 class LowRank(Pointwise):
@@ -109,7 +149,7 @@ class ChannelMix(SequenceMap):
         return self.zeros(batch, self.mu.shape[1])
 
     def stream(self, x: Values, state: State):
-        x_k, *x_r = moved(x, shifted(x, state), self.mu)
+        x_k, *x_r = moved(x, state, self.mu.unbind())
         y = self.value(F.relu(self.key(x_k)).square())
         if self.receptance is not None:
             y = torch.sigmoid(self.receptance(x_r[0])) * y

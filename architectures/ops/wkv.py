@@ -165,7 +165,7 @@ class _Sums(torch.autograd.Function):
         marks = k.new_empty(len(k) * native.recorded(ctx), -(-k.shape[1] // kernels.SPAN), 3, k.shape[2])
         native.run(kernels.forward, kernels.items(k), k, v, w, u, y, sums, marks)
         ctx.save_for_backward(k, v, w, u, a, b, marks)
-        a, b, p = (x.clone() for x in sums.unbind(0))
+        a, b, p = (x.clone() for x in sums.unbind(0)) if native.recorded(ctx) else sums.unbind(0)
         ctx.mark_non_differentiable(p)
         return y, a, b, p
 

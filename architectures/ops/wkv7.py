@@ -80,17 +80,18 @@ class _Matrices(torch.autograd.Function):
         batch, length, heads, width = r.shape
         y, after = torch.empty_like(given[0]), initial.clone(memory_format=torch.contiguous_format)
         marks = r.new_empty(batch * native.recorded(ctx), heads, -(-length // kernels.SPAN), width, width)
-        native.run(kernels.forward, batch * heads, *given, y, after, marks)
-        ctx.save_for_backward(*given, marks)
+        removals = r.new_empty(batch * native.recorded(ctx), length, heads, width)
+        native.run(kernels.forward, batch * heads, *given, y, removals, after, marks)
+        ctx.save_for_backward(*given, removals, marks)
         return y, after
 
     @staticmethod
     def backward(ctx, grad: Tensor, grad_after: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        *given, marks = ctx.saved_tensors
+        *given, removals, marks = ctx.saved_tensors
         batch, _, heads, _ = given[0].shape
         to_initial = grad_after.clone(memory_format=torch.contiguous_format)
         grads = [torch.empty_like(x) for x in given]
-        native.run(ctx.kernels.backward, batch * heads, *given, marks, grad.contiguous(), to_initial, *grads)
+        native.run(ctx.kernels.backward, batch * heads, *given, removals, marks, grad.contiguous(), to_initial, *grads)
         return None, *grads, to_initial
 
 

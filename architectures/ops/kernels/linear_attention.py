@@ -1,9 +1,10 @@
 """S[t] = diag(a[t]) S[t-1] + k[t]^T v[t], y[t] = q[t] S[t]; for the delta rule the values are beta[t] (v[t] - k[t] a[t] S[t-1]).
 
 An item of work is a head of one sequence. The way there holds S as rows of values, so that y is a sum of rows; the way back as
-rows of keys, so that the gradients of q, k and a are. `state` goes in as it was before the first position and comes out as it is
-after the last; `marks` keeps it every SPAN positions, from where the way back computes it again, `COLUMNS` values at a time.
-Queries and keys may be of fewer heads than values; their gradients are of as many. A decay has one number for each key, or one.
+rows of keys, so that the gradients of q, k and a are. `state` is that before the first position, and `after` becomes that after
+the last; where there is no `after`, `state` does. `marks` keeps it every SPAN positions, from where the way back computes it
+again, `COLUMNS` values at a time. Queries and keys may be of fewer heads than values; their gradients are of as many. A decay has
+one number for each key, or one.
 
 The last five are what is not a product of matrices where the first recurrence, of one decay, goes in chunks: arrays are as given,
 (chunks, size, heads, ...), or (chunks * heads, ...); with fewer keys than heads, the values that share them lie side by side.
@@ -20,14 +21,15 @@ LEAST = 1e-30  # less than this is no decay left, before numbers get so small th
 
 
 @kernel
-def forward(first, last, q, k, v, a, y, state, marks):
+def forward(first, last, q, k, v, a, y, state, after, marks):
     length, heads, values, keys = v.shape[1], v.shape[2], v.shape[3], k.shape[3]
     each = heads // k.shape[2]
     padded = (keys + ROWS - 1) // ROWS * ROWS
-    S = np.zeros((padded, values), v.dtype)
+    longer = np.zeros((padded if padded > keys else 0, values), v.dtype)
     read, write, keep = np.zeros(padded, v.dtype), np.zeros(padded, v.dtype), np.zeros(padded, v.dtype)
     for item in range(first, last):
         n, h = item // heads, item % heads
+        S = longer if padded > keys else after[n, h]
         for i in range(keys):
             S[i] = state[n, h, i]
         for t in range(length):
@@ -54,8 +56,8 @@ def forward(first, last, q, k, v, a, y, state, marks):
                     s2[j] = a2 * s2[j] + k2 * value[j]
                     s3[j] = a3 * s3[j] + k3 * value[j]
                     out[j] += (q0 * s0[j] + q1 * s1[j]) + (q2 * s2[j] + q3 * s3[j])
-        for i in range(keys):
-            state[n, h, i] = S[i]
+        if padded > keys:
+            after[n, h] = S[:keys]
 
 
 @kernel

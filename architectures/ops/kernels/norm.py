@@ -1,6 +1,6 @@
 """x / sqrt(mean(x^2) + eps) * weight of each row: one pass there, and one back.
 
-An item of work is `block` rows of `x`, (rows, width). `scales` are 1 / sqrt(mean(x^2) + eps).
+An item of work is `block` rows of `x`, (rows, width).
 """
 
 import math
@@ -9,7 +9,7 @@ from architectures.ops.kernels.compiler import kernel
 
 
 @kernel
-def forward(first, last, block, eps, x, weight, scales, y):
+def forward(first, last, block, eps, x, weight, y):
     rows, width = x.shape
     zero, one = x.dtype.type(0), x.dtype.type(1)
     for row in range(first * block, min(last * block, rows)):
@@ -17,24 +17,24 @@ def forward(first, last, block, eps, x, weight, scales, y):
         for i in range(width):
             total += given[i] * given[i]
         scale = one / math.sqrt(total / x.dtype.type(width) + x.dtype.type(eps))
-        scales[row] = scale
         for i in range(width):
             out[i] = given[i] * scale * weight[i]
 
 
 @kernel
-def backward(first, last, block, x, weight, scales, grad, to_x, to_weight):
+def backward(first, last, block, eps, x, weight, grad, to_x, to_weight):
     """`to_weight` comes in as zeros, and has a row for each item."""
     rows, width = x.shape
-    zero = x.dtype.type(0)
+    zero, one = x.dtype.type(0), x.dtype.type(1)
     for item in range(first, last):
         to_w = to_weight[item]
         for row in range(item * block, min(item * block + block, rows)):
-            given, g, out, scale, along = x[row], grad[row], to_x[row], scales[row], zero
+            given, g, out, total, along = x[row], grad[row], to_x[row], zero, zero
             for i in range(width):
-                through = g[i] * given[i]
-                along += through * weight[i]
-                to_w[i] += through * scale
+                total += given[i] * given[i]
+                along += g[i] * given[i] * weight[i]
+            scale = one / math.sqrt(total / x.dtype.type(width) + x.dtype.type(eps))
             along *= scale * scale / x.dtype.type(width)
             for i in range(width):
+                to_w[i] += g[i] * given[i] * scale
                 out[i] = scale * (g[i] * weight[i] - along * given[i])

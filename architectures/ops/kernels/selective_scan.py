@@ -5,6 +5,8 @@ states, channels), which goes in as it was before the first position and comes o
 SPAN positions, from where the way back computes it again. What channels share is summed for each block by itself.
 """
 
+import math
+
 import numpy as np
 
 from architectures.ops.kernels.compiler import exp, kernel
@@ -33,6 +35,28 @@ def forward(first, last, block, x, delta, A, B, C, y, state, marks):
                 for i in range(high - low):
                     h[i] = exp(step[i] * rate[i]) * h[i] + driven[i] * b
                     out[i] += h[i] * c
+
+
+@kernel
+def step(first, last, x, raw, bias, A, B, C, D, gate, state, y, after):
+    """One position, from `state` to `after`, with what is around it: delta = softplus(raw + bias), (y + D x) silu(gate)."""
+    channels, states = x.shape[2], A.shape[0]
+    one, large = x.dtype.type(1), x.dtype.type(20)
+    delta, driven = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
+    for n in range(first, last):
+        value, before, out, z = x[n, 0], raw[n, 0], y[n, 0], gate[n, 0]
+        for i in range(channels):
+            total = before[i] + bias[i]
+            delta[i] = total if total > large else math.log1p(exp(total))
+            driven[i] = delta[i] * value[i]
+            out[i] = D[i] * value[i]
+        for s in range(states):
+            rate, h, now, b, c = A[s], state[n, s], after[n, s], B[n, 0, s], C[n, 0, s]
+            for i in range(channels):
+                now[i] = exp(delta[i] * rate[i]) * h[i] + driven[i] * b
+                out[i] += now[i] * c
+        for i in range(channels):
+            out[i] *= z[i] / (one + exp(-z[i]))
 
 
 @kernel
