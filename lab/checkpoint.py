@@ -1,7 +1,14 @@
-"""Checkpoints that are whole or absent, and never execute anything when they are read."""
+"""Checkpoints that are whole or noticed to be broken, and never execute anything when they are read.
 
+Beside `checkpoint` lie `checkpoint.previous`, the one before, taken when the newest is broken, and `checkpoint.sha256` with the
+SHA-256 of both; it is written first, so that at any moment it knows whatever is there.
+"""
+
+import hashlib
 import io
+import os
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +26,62 @@ class DurableIO(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        write_durably(Path(path), buffer.getvalue())
+        newest, before, sums = parts(path)
+        whole = newest.exists() and _digest(newest) in _known(sums)  # a broken one must not push out the one before
+        kept = [_digest(newest)] if whole else _known(sums)
+        write_durably(sums, "\n".join([hashlib.sha256(buffer.getbuffer()).hexdigest(), *kept]).encode())
+        if whole:
+            spare = newest.with_name(f".{before.name}")
+            spare.unlink(missing_ok=True)
+            os.link(newest, spare)
+            os.replace(spare, before)
+        write_durably(newest, buffer.getvalue())
 
     def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> dict:
-        try:
-            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        except Exception as error:
-            raise UsageError(
-                f"checkpoint {path} cannot be read, or holds more than tensors and is not loaded ({type(error).__name__}); "
-                "delete it, or lab run --restart"
-            ) from error
+        """The newest that is whole.
+
+        Raises:
+            UsageError: none is; says what is wrong with each.
+        """
+        wrong = []
+        newest, before, sums = parts(path)
+        for file in (newest, before):
+            if not file.exists():
+                continue
+            if _digest(file) not in _known(sums):
+                wrong.append(f"{file.name} was cut or changed: its SHA-256 is not in {sums.name}")
+                continue
+            try:
+                found = torch.load(file, map_location=map_location or "cpu", weights_only=True)
+            except Exception as error:
+                wrong.append(f"{file.name} holds more than tensors and plain numbers and is not loaded ({type(error).__name__})")
+                continue
+            if wrong:
+                warnings.warn(f"{wrong[0]}; going on from the checkpoint before, {file}", stacklevel=2)
+            return found
+        raise UsageError(f"no checkpoint in {Path(path).parent} can be read ({'; '.join(wrong)}); lab run --restart begins anew")
 
     def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
+        for file in parts(path):
+            file.unlink(missing_ok=True)
+
+
+def parts(path: str | Path) -> tuple[Path, Path, Path]:
+    """A checkpoint, the one before it and the sums of both."""
+    newest = Path(path)
+    return newest, newest.with_name(f"{newest.name}.previous"), newest.with_name(f"{newest.name}.sha256")
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _known(sums: Path) -> list[str]:
+    try:
+        return sums.read_text("ascii").split()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return []
 
 
 def random_states() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lab.budget import parse_amount, shown
+from lab.checkpoint import parts
 from lab.errors import UsageError
 from lab.planning import Planner, tell_plan
 from lab.run import Store
@@ -57,8 +58,8 @@ def run(
         if not mine:
             raise UsageError(f"run {run_id} is in progress in another process; wait for it, or use another --results")
         if not resume:
-            for name in ("run.json", "checkpoint", "curve.jsonl"):
-                (folder / name).unlink(missing_ok=True)
+            for file in (folder / "run.json", folder / "curve.jsonl", *parts(folder / "checkpoint")):
+                file.unlink(missing_ok=True)
         if not store.final(run_id):
             status = train(planned.spec, store, progress=Ticker(say, started), stop=asked_to_stop.is_set).status
             if status == "interrupted":
