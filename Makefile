@@ -7,7 +7,8 @@ compare: .venv/installed
 
 docs: .venv/installed
 	mkdir -p docs
-	.venv/bin/python -m lab.overview docs/architectures.md $(ARGS)
+	.venv/bin/python -m lab.overview docs/architectures.md
+	.venv/bin/python -m lab.task_overview docs
 
 test: .venv/installed-dev
 	.venv/bin/ruff check

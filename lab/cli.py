@@ -215,7 +215,17 @@ def list_(*, plugin: Names | None = None, json: Flag = False) -> None:
 
 @app.command
 def show(
-    name: str, /, *, dim: int = 64, depth: int = 2, length: int = 256, plugin: Names | None = None, json: Flag = False
+    name: str,
+    /,
+    *,
+    dim: int = 64,
+    depth: int = 2,
+    length: int = 256,
+    example: Flag = False,
+    number: int = 0,
+    out: str | None = None,
+    plugin: Names | None = None,
+    json: Flag = False,
 ) -> None:
     """Show an architecture or a task: settings with types, defaults and meaning, its cost, its source.
 
@@ -229,6 +239,12 @@ def show(
         Layers at which they are given.
     length
         Sequence length at which they are given.
+    example
+        Show one sequence of a task instead, with its answers in brackets; an image is written as a PNG.
+    number
+        Which example.
+    out
+        File for the picture of an example; NAME.png where none is given.
     plugin
         Python files with an architecture or a task of your own.
     json
@@ -238,6 +254,9 @@ def show(
 
     for file in plugin or []:
         plugins.add_file(file)
+    if example:
+        print(description.example(name, number, out or f"{name.partition(':')[0]}.png"))
+        return
     found = description.describe(name, dim, depth, length)
     if json:
         _print_json(found)
@@ -448,6 +467,30 @@ def workers(
     from lab import overhead
 
     _print_values(overhead.workers(setup.planner(), *_first_of_default(architecture, task), steps, workers), json)
+
+
+@bench.command(name="tasks")
+def bench_tasks(*, tasks: Names | None = None, plugin: Names | None = None, json: Flag = False) -> None:
+    """Time how fast training batches are made, on one core, beside how fast the smallest model trains on them.
+
+    Parameters
+    ----------
+    tasks
+        Names, with settings if wanted; all where none is given.
+    plugin
+        Python files with a task of your own. Their code is run.
+    json
+        Print JSON.
+    """
+    from lab import overhead, plugins
+
+    for file in plugin or []:
+        plugins.add_file(file)
+    rows = overhead.tasks(tasks or plugins.names("tasks"))
+    if json:
+        _print_json(rows)
+    else:
+        print(overhead.told(rows))
 
 
 @app.command

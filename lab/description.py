@@ -1,6 +1,7 @@
 """What there is to know about an architecture or a task: settings, cost at a size, source."""
 
 import inspect
+import math
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from lab import plugins
 from lab.errors import UsageError, nearest
 from lab.model import build_task, count_parameters, state_size
+from tasks.task import Task, Vectors
 
 
 def describe(text: str, dim: int, depth: int, length: int) -> dict[str, Any]:
@@ -60,13 +62,17 @@ def _question(name: str, given: dict[str, Any]) -> dict[str, Any]:
     task = build_task(name, given)
     return {
         "inputs": str(task.inputs),
-        "outputs": f"{task.outputs} classes",
+        "outputs": f"{task.outputs} real numbers" if task.real else f"{task.outputs} classes",
         "length": task.length,
         "answers": task.answers,
         "causal": task.causal,
         "metric": task.metric,
+        "also": list(task.also),
         "baselines": task.baselines(),
+        "oracle": type(task).oracle is not Task.oracle,
+        "references": [asdict(reference) for reference in task.references],
         "harder": list(task.harder()),
+        "slices": list(task.buckets()),
         "held_out": task.held_out,
         "data": task.data,
     }
@@ -94,12 +100,50 @@ def render(found: dict[str, Any]) -> str:
             *(f"  {line}" for line in found["trained apart"]),
         ]
     else:
-        baselines = ", ".join(f"{name} {value:.4g}" for name, value in found["baselines"].items())
-        lines += [
-            f"  inputs {found['inputs']}, length {found['length']}, {found['answers']} answers of {found['outputs']}",
-            f"  {'causal' if found['causal'] else 'reads the whole sequence'}; scored by {found['metric']}; {baselines}",
-            f"  held out {found['held_out']} sequences each for validation and test",
-            *([f"  scored beyond training at {'; '.join(found['harder'])}"] if found["harder"] else []),
-            *([f"  data sha256 {found['data']}"] if found["data"] else []),
-        ]
+        lines += told(found)
     return "\n".join([*lines, "", found["source"] or ""])
+
+
+def told(found: dict[str, Any]) -> list[str]:
+    """A task's question, scores and references, a line each."""
+    baselines = ", ".join(f"{name} {value:.4g}" for name, value in found["baselines"].items())
+    metrics = " and ".join([found["metric"], *found["also"]]).replace("_", " ")
+    lines = [
+        f"  inputs {found['inputs']}, length {found['length']}, {found['answers']} answers of {found['outputs']}",
+        f"  {'causal' if found['causal'] else 'reads the whole sequence'}; scored by {metrics}; {baselines}",
+        *(["  an oracle solves it"] if found["oracle"] else []),
+        f"  held out {found['held_out']} sequences each for validation and test",
+        *([f"  scored by {', '.join(found['slices'])}"] if found["slices"] else []),
+        *([f"  scored beyond training at {'; '.join(found['harder'])}"] if found["harder"] else []),
+        *([f"  data sha256 {found['data']}"] if found["data"] else []),
+    ]
+    if found["references"]:
+        lines += ["", "published"]
+        widest = max(len(each["name"]) for each in found["references"])
+        for each in found["references"]:
+            form = f"{found['name']}:{each['form']}" if each["form"] else found["name"]
+            lines.append(f"  {each['name']:<{widest}} {each['score']:.4g}  {form}; {each['source']}")
+    return lines
+
+
+def example(text: str, number: int, out: str) -> str:
+    """Example `number` of a task's training split with its answers; an image is written to `out` as a PNG.
+
+    Raises:
+        UsageError: that is no task, or its settings are wrong.
+    """
+    name, given = plugins.parse("tasks", text)
+    task = build_task(name, given)
+    batch = task.batch("train", number, 1, 0)
+    if not task.image:
+        return task.example(batch, 0)
+    from matplotlib.image import imsave
+
+    assert isinstance(task.inputs, Vectors)
+    side = math.isqrt(task.length)
+    pixels = batch.inputs[0].reshape(side, side, task.inputs.dim).numpy()
+    times = max(1, 256 // side)
+    low, high = pixels.min(), pixels.max()
+    enlarged = ((pixels - low) / max(high - low, 1e-9)).repeat(times, 0).repeat(times, 1)
+    imsave(out, enlarged.squeeze(2) if task.inputs.dim == 1 else enlarged, cmap="gray", vmin=0, vmax=1)
+    return f"{out}: {task.classes()[int(batch.targets[0])]}"

@@ -4,47 +4,104 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from architectures.backbone import Backbone, Flops
+from architectures.ops.positions import sinusoids
 from lab import plugins
 from lab.errors import UsageError
 from tasks.task import Task, Tokens, Vectors
 
 
 class Model(nn.Module):
-    """Input layer, backbone, head. Embeddings are normal with the backbone's `embedding_std`; its own weights are left alone."""
+    """Input layer, backbone, head. Embeddings are normal with the backbone's `embedding_std`; its own weights are left alone.
+
+    Where a task says so, the head reads two towers side by side or decodes every answer from the last position.
+    """
 
     def __init__(self, backbone: Backbone, task: Task) -> None:
         super().__init__()
-        self.backbone, self.pooled = backbone, task.pooled
+        self.backbone, self.pooled, self.towers, self.answers = backbone, task.pooled, task.towers, task.answers
         if isinstance(task.inputs, Tokens):
             self.read: nn.Module = nn.Embedding(task.inputs.vocabulary, backbone.dim)
             nn.init.normal_(self.read.weight, std=backbone.embedding_std)
         else:
             assert isinstance(task.inputs, Vectors)
             self.read = nn.Linear(task.inputs.dim, backbone.dim)
-        self.head = nn.Linear(backbone.dim, task.outputs, bias=False)
+        self.head = nn.Linear(backbone.dim * (4 if task.towers == 2 else 1), task.outputs, bias=False)
+        self.decoder = Decoder(backbone.dim) if task.bottleneck else None
 
     def forward(
-        self, inputs: Shaped[Tensor, "size length *dim"], positions: Int[Tensor, "size answers"] | None = None
+        self,
+        inputs: Shaped[Tensor, "size length *dim"],
+        positions: Int[Tensor, "size answers"] | None = None,
+        lengths: Int[Tensor, "size *towers"] | None = None,
     ) -> Float[Tensor, "size *answers outputs"]:
         """Predictions at `positions`, at every position where None is given, or one a sequence in a pooled task."""
+        if self.towers == 2:
+            inputs = rearrange(inputs, "size (two half) ... -> (size two) half ...", two=2)
         y = self.backbone(self.read(inputs))
         if self.pooled:
-            y = y.mean(1)
+            y = y.mean(1) if lengths is None else mean_of_first(y, lengths.flatten())
+            if self.towers == 2:
+                first, second = rearrange(y, "(size two) dim -> two size dim", two=2)
+                y = torch.cat([first, second, first * second, first - second], 1)
+        elif self.decoder is not None:
+            y = self.decoder(y[:, -1], self.answers)
         elif positions is not None:
             y = y.gather(1, positions[:, :, None].expand(-1, -1, y.shape[-1]))
         return self.head(y)
 
+    def in_pieces(
+        self, inputs: Shaped[Tensor, "size length *dim"], positions: Int[Tensor, "size answers"], piece: int
+    ) -> Float[Tensor, "size answers outputs"]:
+        """`forward` of a sequence too long to be held whole: `piece` positions at a time, with the state carried along."""
+        state, found = self.backbone.init_state(len(inputs)), 0
+        for start in range(0, inputs.shape[1], piece):
+            y, state = self.backbone.stream(self.read(inputs[:, start : start + piece]), state)
+            here = positions - start
+            read = y.gather(1, here.clamp(0, y.shape[1] - 1)[:, :, None].expand(-1, -1, y.shape[-1]))
+            found = found + read * ((here >= 0) & (here < y.shape[1]))[:, :, None]
+        return self.head(found)
+
     def flops(self, length: int, answers: int) -> Flops:
         """Forward, one sequence of `length` positions with the head at `answers` of them."""
-        cost = self.backbone.flops(length) + Flops(contraction=2 * answers * self.head.weight.numel())
+        cost = self.backbone.flops(length // self.towers) * self.towers
+        cost = cost + Flops(contraction=2 * answers * self.head.weight.numel())
         if isinstance(self.read, nn.Linear):
             cost = cost + Flops(contraction=2 * length * self.read.weight.numel(), pointwise=length * self.backbone.dim)
+        if self.decoder is not None:
+            cost = cost + self.decoder.flops(answers)
         return cost + (Flops(pointwise=length * self.backbone.dim) if self.pooled else Flops())
+
+
+class Decoder(nn.Module):
+    """Answers of a bottleneck: the one vector and a sinusoid for each answer's number, through two layers as wide as itself.
+
+    Poli et al., "Mechanistic Design and Scaling of Hybrid Architectures", arXiv:2403.17844, section 3 and appendix B.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.RMSNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.RMSNorm(dim), nn.Linear(dim, dim), nn.GELU()
+        )
+        self.dim = dim
+
+    def forward(self, vector: Float[Tensor, "size dim"], answers: int) -> Float[Tensor, "size answers dim"]:
+        return self.layers(vector[:, None] + sinusoids(0, answers, vector))
+
+    def flops(self, answers: int) -> Flops:
+        return Flops(contraction=4 * answers * self.dim**2, pointwise=16 * answers * self.dim)
+
+
+def mean_of_first(y: Float[Tensor, "size length dim"], lengths: Int[Tensor, "size"]) -> Float[Tensor, "size dim"]:
+    """The mean over the first `lengths` positions of each sequence."""
+    counted = torch.arange(y.shape[1], device=y.device) < lengths[:, None]
+    return (y * counted[:, :, None]).sum(1) / lengths[:, None]
 
 
 def build(name: str, task: Task, *, dim: int, depth: int, settings: Mapping[str, Any]) -> Model:

@@ -115,9 +115,21 @@ def fingerprint(kind: str, name: str, parts: Iterable[type] = ()) -> str:
     """
     shared = {str(_folder(kind) / f"{module}.py") for module in _NOT_PLUGINS[kind]}
     own = inspect.getsourcefile(load(kind, name)) or ""
-    others = {inspect.getsourcefile(part) or "" for part in parts} - shared - {own}
+    others = ({inspect.getsourcefile(part) or "" for part in parts} | _sources(own)) - shared - {own}
     files = [own, *sorted(file for file in others if str(_folder(kind) / "ops") not in file)]
     return hashlib.sha256("".join(map(_code, files)).encode()).hexdigest()[:12]
+
+
+def _sources(file: str) -> set[str]:
+    """Files of `tasks/sources` that a file imports, those that they import included: what generates the data."""
+    tree, folder = ast.parse(Path(file).read_text("utf-8")), _folder("tasks") / "sources"
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    modules |= {
+        f"{node.module}.{alias.name}" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    found = {str(folder / f"{module.rpartition('.')[2]}.py") for module in modules if module.startswith("tasks.sources.")}
+    found = {path for path in found if Path(path).is_file()} - {file}
+    return found.union(*(_sources(path) for path in found))
 
 
 def _code(file: str) -> str:
@@ -183,6 +195,16 @@ def canonical(kind: str, name: str, given: Mapping[str, Any]) -> str:
 def resolved(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting with its value, given or default."""
     return {setting.name: given.get(setting.name, setting.default) for setting in settings(kind, name)}
+
+
+def references(name: str, published: Iterable[Any], given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The published scores (`tasks.task.Reference`) of a task that were reached on these very settings: name, score, source."""
+    asked = resolved("tasks", name, given)
+    return [
+        {"name": each.name, "score": each.score, "source": each.source}
+        for each in published
+        if resolved("tasks", name, parse("tasks", f"{name}:{each.form}")[1]) == asked
+    ]
 
 
 def _named(text: str) -> tuple[type, dict[str, Any]]:

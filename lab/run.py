@@ -72,6 +72,7 @@ class Run:
     flops: training FLOPs used (headline); flops_by_kind: the same by kind; evaluation_flops: apart from the budget.
     seconds: of training alone. state_size: numbers remembered after one training length. peak_memory: bytes of the process.
     throughput: tokens a second through the backbone, forward and backward, by length.
+    references: published scores on the task's very settings, each with name, score and source.
     reason: why the status is not `done`. refused: harder variants that the architecture cannot read, with its reason.
     """
 
@@ -82,6 +83,7 @@ class Run:
     metric: str = ""
     higher_is_better: bool = True
     baselines: dict[str, float] = field(default_factory=dict)
+    references: list[dict[str, Any]] = field(default_factory=list)
     flops: int = 0
     flops_by_kind: dict[str, int] = field(default_factory=dict)
     evaluation_flops: int = 0

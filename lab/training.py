@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from architectures.backbone import SequenceMap
-from lab import machine
+from lab import machine, plugins
 from lab.budget import TRAIN_OVER_FORWARD, step_flops, steps_for
 from lab.checkpoint import DurableIO, random_states, restore_random_states
 from lab.evaluation import evaluate_all
@@ -81,7 +81,7 @@ class Learner(L.LightningModule):
         self.loss = math.nan
 
     def training_step(self, batch: Batch, index: int) -> STEP_OUTPUT:
-        loss = self.task.loss(self.model(batch.inputs, batch.positions), batch.targets)
+        loss = self.task.loss(self.model(batch.inputs, batch.positions, batch.lengths), batch.targets)
         self.loss = loss.item()
         if not math.isfinite(self.loss):
             raise Diverged
@@ -101,8 +101,7 @@ class Learner(L.LightningModule):
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         if device.type == "cpu":
             return batch
-        positions = None if batch.positions is None else batch.positions.to(device)
-        return Batch(batch.inputs.to(device), batch.targets.to(device), positions)
+        return batch.to(device)
 
 
 class Recorder(L.Callback):
@@ -145,7 +144,7 @@ class Recorder(L.Callback):
         if self.next % self.every == 0 or self.next == trainer.max_steps:
             self._row(trainer.max_steps)
         if now - self.saved > CHECKPOINT_SECONDS or self.stop():
-            trainer.save_checkpoint(self.folder / "checkpoint")
+            save(trainer, self.folder)
             self.clock = self.saved = time.monotonic()
             if self.stop():
                 raise Interrupted
@@ -158,6 +157,14 @@ class Recorder(L.Callback):
             curve.write(json.dumps(row) + "\n")
         self.summed, self.counted = 0.0, 0
         self.progress(self.next, steps, loss)
+
+
+def save(trainer: L.Trainer, folder: Path) -> None:
+    """Write the checkpoint; a disk that is full keeps the one before, and training goes on."""
+    try:
+        trainer.save_checkpoint(folder / "checkpoint")
+    except OSError as error:
+        warnings.warn(f"no checkpoint in {folder} ({error.strerror}); training goes on and tries again", stacklevel=2)
 
 
 def plan_steps(model: Model, task: Task, spec: Spec) -> tuple[int, int]:
@@ -194,7 +201,7 @@ def train(spec: Spec, store: Store, *, progress: Progress = lambda *_: None, sto
     reason = _fit(Learner(model, task, recipe, steps), recorder, batches, folder, steps, spec.precision)
 
     status = "interrupted" if reason == "interrupted" else "diverged" if reason else "done"
-    scores, refused = evaluate_all(model, task, precision=spec.precision) if status == "done" else ({}, {})
+    scores, refused, evaluation_flops = evaluate_all(model, task, precision=spec.precision) if status == "done" else ({}, {}, 0)
     peak = machine.peak_memory()
     cost = model.flops(task.length, task.answers).batch(spec.batch)
     taken = recorder.next
@@ -206,9 +213,10 @@ def train(spec: Spec, store: Store, *, progress: Progress = lambda *_: None, sto
         metric=task.metric,
         higher_is_better=bool(task.new_metric().higher_is_better),
         baselines=task.baselines(),
+        references=plugins.references(spec.names[1], task.references, spec.task_settings),
         flops=taken * per_step,
         flops_by_kind={kind: TRAIN_OVER_FORWARD * value * taken for kind, value in cost.kinds.items()},
-        evaluation_flops=2 * task.held_out * cost.headline // spec.batch if scores else 0,
+        evaluation_flops=evaluation_flops,
         flops_per_token=cost.headline / (spec.batch * task.length),
         parameters=count_parameters(model),
         state_size=_state_size(spec, task),
@@ -254,7 +262,7 @@ def _fit(learner: Learner, recorder: Recorder, batches: Batches, folder: Path, s
             return f"loss was {learner.loss} at step {recorder.next + 1}"
         except Interrupted:
             return "interrupted"
-    trainer.save_checkpoint(checkpoint)
+    save(trainer, folder)
     learner.to(trainer.strategy.root_device)  # Lightning leaves the model on the CPU; it is to be scored where it was trained
     return ""
 

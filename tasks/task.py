@@ -6,22 +6,24 @@ possible example to exactly one split by its hash; no example can be in two.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Integer, Shaped
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MeanMetric, MeanSquaredError, Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassExactMatch
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 UNASKED = -100
 """A target that is not asked for: no loss, no score."""
+MetricName = Literal["accuracy", "exact", "bits_per_byte", "mean_squared_error"]
+"""Share of answers that are right; share of sequences whose every answer is right; bits a symbol; mean squared error."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,39 @@ class Batch:
 
     inputs: the symbols, or the real vectors with a last axis for their dimension.
     targets: the classes to predict; one a sequence for pooled tasks, else as many as `answers`, UNASKED where nothing is.
+        Real tasks have a last axis of `outputs` numbers.
     positions: where in the sequence the answers are read; None reads every position (or, pooled, their mean).
-    slices: numbers that describe each target (a distance, a depth), for scores by slice.
+    slices: numbers that describe each target (a distance, a depth), for scores by slice; the training split may leave them out.
+    lengths: positions of each sequence (of each half, with two towers) that count for the mean of a pooled task; what follows
+        is padding. None counts all.
     """
 
     inputs: Shaped[Tensor, "size length *dim"]
-    targets: Int[Tensor, "size *answers"]
+    targets: Shaped[Tensor, "size *target"]
     positions: Int[Tensor, "size answers"] | None = None
     slices: Mapping[str, Int[Tensor, "size *answers"]] = field(default_factory=dict)
+    lengths: Int[Tensor, "size *towers"] | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        inputs, targets = self.inputs.to(device), self.targets.to(device)
+        positions = None if self.positions is None else self.positions.to(device)
+        lengths = None if self.lengths is None else self.lengths.to(device)
+        return Batch(inputs, targets, positions, {name: values.to(device) for name, values in self.slices.items()}, lengths)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A published score, in units of the task's metric.
+
+    form: settings of the task that it was reached on, as on the command line; empty for the defaults.
+    source: paper and table. Scores that nobody could look up again are not kept.
+    """
+
+    name: str
+    score: float
+    form: str
+    source: str
 
 
 class BitsPerByte(MeanMetric):
@@ -60,7 +87,8 @@ class BitsPerByte(MeanMetric):
     higher_is_better = False
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        super().update(F.cross_entropy(predictions, targets, reduction="none") / np.log(2))
+        losses = F.cross_entropy(predictions, targets, reduction="none", ignore_index=UNASKED) / np.log(2)
+        super().update(losses[targets != UNASKED])
 
 
 class Task(ABC):
@@ -76,8 +104,20 @@ class Task(ABC):
     causal: ClassVar[bool] = True
     pooled: ClassVar[bool] = False
     """One answer for the whole sequence, from the mean over its positions."""
-    metric: ClassVar[Literal["accuracy", "bits_per_byte"]] = "accuracy"
-    """Name of the score to compare by."""
+    towers: ClassVar[Literal[1, 2]] = 1
+    """2 where a sequence is two halves that the same weights read apart, to be compared."""
+    bottleneck: ClassVar[bool] = False
+    """Every answer is decoded from the vector at the last position and the number of the answer."""
+    real: ClassVar[bool] = False
+    """The answers are `outputs` real numbers each, not classes."""
+    metric: ClassVar[MetricName] = "accuracy"
+    """The score to compare by."""
+    also: ClassVar[tuple[MetricName, ...]] = ()
+    """Further scores."""
+    references: ClassVar[Sequence[Reference]] = ()
+    """Published scores."""
+    image: ClassVar[bool] = False
+    """The inputs are the rows of a square picture, one pixel a position."""
     data: str = ""
     """Hash of the real data behind the task; empty where it is generated."""
     held_out: int = 1024
@@ -91,6 +131,14 @@ class Task(ABC):
     def baselines(self) -> dict[str, float]:
         """Scores, in units of `metric`, of answers that need no model; `chance` is one of them."""
 
+    def shortcuts(self) -> dict[str, Callable[[Batch], Shaped[Tensor, "size *answers"]]]:
+        """Rules that answer without solving the task, by their name among the baselines: answers to a batch's questions."""
+        return {}
+
+    def oracle(self, batch: Batch) -> Shaped[Tensor, "size *answers"] | None:
+        """The right answers, worked out from `inputs`, `positions` and `lengths` alone; None where nobody has a rule."""
+        return None
+
     def harder(self) -> "dict[str, Task]":
         """The same task beyond what is trained on (longer, more pairs), by a short name; scored on the test split."""
         return {}
@@ -99,15 +147,75 @@ class Task(ABC):
         """For each name in `Batch.slices`, the ascending lower bounds of the ranges that are scored apart."""
         return {}
 
-    def new_metric(self) -> Metric:
-        """An empty metric; `update` takes predictions (n, outputs) and targets (n,), and `higher_is_better` says which way."""
-        if self.metric == "bits_per_byte":
-            return BitsPerByte()
-        return MulticlassAccuracy(self.outputs, average="micro", validate_args=False)
+    def symbols(self) -> Sequence[str]:
+        """How each symbol of the inputs is written in an example."""
+        return [str(symbol) for symbol in range(self.inputs.vocabulary)] if isinstance(self.inputs, Tokens) else []
 
-    def loss(self, predictions: Float[Tensor, "... outputs"], targets: Int[Tensor, "..."]) -> Float[Tensor, ""]:
-        """Mean cross-entropy in nats over the targets that are asked."""
+    def classes(self) -> Sequence[str]:
+        """How each class is written in an example; as the inputs where the two are as many."""
+        symbols = self.symbols()
+        return symbols if len(symbols) == self.outputs else [str(answer) for answer in range(self.outputs)]
+
+    def example(self, batch: Batch, row: int) -> str:
+        """A sequence as text, with each answer in brackets at the position that it is read from."""
+        return _written(self, batch, row)
+
+    def new_metric(self, name: MetricName | None = None) -> Metric:
+        """An empty metric, that of `metric` where none is named; `higher_is_better` says which way.
+
+        `update` takes predictions (n, outputs, *answers) and targets (n, *answers), real ones in the same layout.
+        """
+        name = name or self.metric
+        if name == "bits_per_byte":
+            return BitsPerByte()
+        if name == "mean_squared_error":
+            return MeanSquaredError()
+        if name == "exact":
+            return MulticlassExactMatch(self.outputs, ignore_index=UNASKED, validate_args=False)
+        return MulticlassAccuracy(self.outputs, average="micro", ignore_index=UNASKED, validate_args=False)
+
+    def loss(self, predictions: Float[Tensor, "... outputs"], targets: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
+        """Mean over what is asked: cross-entropy in nats, or the squared error of real answers."""
+        if self.real:
+            return F.mse_loss(predictions.float(), targets.float())
         return F.cross_entropy(predictions.flatten(0, -2).float(), targets.flatten(), ignore_index=UNASKED)
+
+
+def share_right(task: Task, rule: Callable[[Batch], Tensor], split: Split = "test") -> float:
+    """Share of the answers, or of the sequences where the metric is `exact`, that a rule gets right in a held-out split."""
+    right = asked = 0
+    size = min(task.held_out, max(1, (1 << 20) // task.length))
+    for index in range(-(-task.held_out // size)):
+        batch = task.batch(split, index, min(size, task.held_out - index * size), 0)
+        counts = batch.targets != UNASKED
+        found = rule(batch) == batch.targets
+        if task.metric == "exact":
+            found, counts = (found | ~counts).all(1), counts.any(1)
+        right += int((found & counts).sum())
+        asked += int(counts.sum())
+    return right / asked
+
+
+def _written(task: Task, batch: Batch, row: int) -> str:
+    inputs, targets, classes = batch.inputs[row], batch.targets[row], task.classes()
+    if isinstance(task.inputs, Tokens):
+        symbols = task.symbols()
+        words = [symbols[int(symbol)] for symbol in inputs]
+    else:
+        words = [" ".join(f"{float(number):.2f}" for number in vector) for vector in inputs]
+
+    def told(answer: Tensor) -> str:
+        return " ".join(f"{float(number):.3f}" for number in answer.flatten()) if task.real else classes[int(answer)]
+
+    if task.pooled or task.bottleneck:
+        length = len(words) if batch.lengths is None else int(batch.lengths[row])
+        answers = [targets] if task.pooled else list(targets)
+        return " ".join([*words[:length], f"[{' '.join(map(told, answers))}]"])
+    positions = torch.arange(len(words)) if batch.positions is None else batch.positions[row]
+    for position, answer in zip(positions.tolist(), targets, strict=True):
+        if task.real or int(answer) != UNASKED:
+            words[position] += f"[{told(answer)}]"
+    return " ".join(words)
 
 
 def random(split: Split, index: int, seed: int, attempt: int = 0) -> np.random.Generator:
@@ -118,7 +226,7 @@ def random(split: Split, index: int, seed: int, attempt: int = 0) -> np.random.G
 _MULTIPLIERS = np.random.default_rng(20210101).integers(0, 2**64, 1 << 14, dtype=np.uint64) | np.uint64(1)
 
 
-def split_of(examples: Int[np.ndarray, "count length"]) -> Int[np.ndarray, "count"]:
+def split_of(examples: Integer[np.ndarray, "count length"]) -> Int[np.ndarray, "count"]:
     """Which split each example belongs to, by a hash of its symbols: 14 of 16 train, 1 validation, 1 test."""
     multipliers = np.resize(_MULTIPLIERS, examples.shape[1])
     mixed = ((examples.astype(np.uint64) + np.uint64(1)) * multipliers).sum(1, dtype=np.uint64)
@@ -127,18 +235,25 @@ def split_of(examples: Int[np.ndarray, "count length"]) -> Int[np.ndarray, "coun
 
 
 def of_split(
-    draw: Callable[[np.random.Generator, int], dict[str, np.ndarray]], split: Split, index: int, size: int, seed: int
+    draw: Callable[[np.random.Generator, int], dict[str, np.ndarray]],
+    split: Split,
+    index: int,
+    size: int,
+    seed: int,
+    *,
+    spare: int = 16,
 ) -> dict[str, Any]:
     """`size` examples of one split, drawn by `draw(generator, count)`, which returns arrays with an example a row.
 
-    Examples of other splits, known by the hash of the array called `inputs`, are drawn again.
+    Examples of other splits, known by the hash of the array called `inputs`, are drawn again; `spare` more than are needed are
+    drawn at once, and belong to what defines the batch.
 
     Raises:
         ValueError: so few distinct examples exist that the split seems to have none.
     """
     wanted, kept, have = SPLITS.index(split), [], 0
     for attempt in range(100):
-        count = (size - have) * (1 if split == "train" else 16) + 16
+        count = (size - have) * (1 if split == "train" else 16) + spare
         drawn = draw(random(split, index, seed, attempt), count)
         mine = np.flatnonzero(split_of(drawn["inputs"]) == wanted)[: size - have]
         kept.append({name: array[mine] for name, array in drawn.items()})

@@ -129,7 +129,7 @@ def test_list_and_show(capsys):
     found = json.loads(out)
     assert code == 0
     assert {"transformer", "linear_rnn", "lstm"} <= {entry["name"] for entry in found["architectures"]}
-    assert {"recall", "copying", "text", "digits"} <= {entry["name"] for entry in found["tasks"]}
+    assert {"recall", "selective_copying", "text", "digits"} <= {entry["name"] for entry in found["tasks"]}
     for name in [entry["name"] for kind in found.values() for entry in kind]:
         code, out, _ = lab("show", name, capsys=capsys)
         assert code == 0

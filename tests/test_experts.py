@@ -124,7 +124,7 @@ def test_the_auxiliary_loss_makes_routing_uniform():
 
 
 def test_the_lab_trains_on_the_auxiliary_loss_and_records_the_task_s():
-    task = build_task("copying", {})
+    task = build_task("selective_copying", {})
     torch.manual_seed(0)
     model = build("lstm", task, dim=16, depth=2, settings={"mlp": "moe"})
     batch = task.batch("train", 0, 4, 0)
@@ -140,7 +140,7 @@ def test_the_lab_trains_on_the_auxiliary_loss_and_records_the_task_s():
 
 
 def test_a_model_without_experts_trains_on_the_task_s_loss_alone():
-    task = build_task("copying", {})
+    task = build_task("selective_copying", {})
     model = build("lstm", task, dim=16, depth=1, settings={})
     batch = task.batch("train", 0, 2, 0)
     loss = task.loss(model(batch.inputs, batch.positions), batch.targets)
@@ -213,12 +213,24 @@ def test_laws_in_other_blocks(form):
 
 
 def test_a_bare_loop_trains_it_too():
-    spec = overhead._spec_of(Planner(Shape(dim=8, depth=1), batch=2), "linear_rnn:mlp=moe", "copying", 2)
+    spec = overhead._spec_of(Planner(Shape(dim=8, depth=1), batch=2), "linear_rnn:mlp=moe", "selective_copying", 2)
     assert overhead.bare(spec, 2) > 0
 
 
 def test_a_run_is_done(tmp_path, capsys):
-    argv = ["run", "--architecture", "linear_rnn:mlp=moe", "--task", "copying", "--budget", "1e7", "--dim", "8", "--depth", "1"]
+    argv = [
+        "run",
+        "--architecture",
+        "linear_rnn:mlp=moe",
+        "--task",
+        "selective_copying",
+        "--budget",
+        "1e7",
+        "--dim",
+        "8",
+        "--depth",
+        "1",
+    ]
     with pytest.raises(SystemExit) as end:
         main([*argv, "--batch", "2", "--results", str(tmp_path), "--json"])
     assert not end.value.code

@@ -8,7 +8,7 @@ import pytest
 from lab import plugins
 
 ROOT = Path(__file__).parent.parent
-SHARED = {"architectures": {"backbone", "stack", "ops"}, "tasks": {"task"}}
+SHARED = {"architectures": {"backbone", "stack", "ops"}, "tasks": {"task", "sources"}}
 
 
 def imported(file):

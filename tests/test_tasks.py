@@ -8,19 +8,20 @@ import torch
 
 from lab import plugins
 from lab.model import build_task
+from lab.task_overview import laptop
 from tasks import text as text_module
-from tasks.copying import Copying
 from tasks.digits import Digits, _members
 from tasks.recall import Recall
-from tasks.task import SPLITS, UNASKED, BitsPerByte, Tokens, of_split, split_of
+from tasks.selective_copying import SelectiveCopying
+from tasks.task import SPLITS, UNASKED, Batch, BitsPerByte, Tokens, of_split, split_of
 from tasks.text import Text
 
 NAMES = plugins.names("tasks")
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=dict.fromkeys(form for name in NAMES for form in (name, laptop(name))))
 def task(request):
-    return build_task(request.param, {})
+    return build_task(*plugins.parse("tasks", request.param))
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -47,16 +48,25 @@ def test_batches_are_as_announced(task, split):
         assert batch.inputs.max() < task.inputs.vocabulary
     else:
         assert batch.inputs.shape[2] == task.inputs.dim
-    assert batch.targets.shape == ((6,) if task.pooled else (6, task.answers))
-    asked = batch.targets[batch.targets != UNASKED]
-    assert len(asked)
-    assert asked.min() >= 0
-    assert asked.max() < task.outputs
+    if task.real:
+        assert batch.targets.shape == ((6, task.outputs) if task.pooled else (6, task.answers, task.outputs))
+        assert batch.targets.isfinite().all()
+    else:
+        answers = batch.targets.shape[1:]
+        assert answers == (() if task.pooled else (task.answers,)) or split != "train"
+        asked = batch.targets[batch.targets != UNASKED]
+        assert len(asked)
+        assert asked.min() >= 0
+        assert asked.max() < task.outputs
     if batch.positions is not None:
-        assert batch.positions.shape == batch.targets.shape
+        assert batch.positions.shape == batch.targets.shape[:2]
         assert batch.positions.min() >= 0
         assert batch.positions.max() < task.length
-    assert set(batch.slices) == set(task.buckets())
+    if batch.lengths is not None:
+        assert task.pooled
+        assert batch.lengths.min() >= 1
+        assert batch.lengths.max() <= task.length // task.towers
+    assert set(batch.slices) == set(task.buckets()) or (split == "train" and not batch.slices)
 
 
 def test_splits_share_no_example(task):
@@ -72,11 +82,64 @@ def test_splits_share_no_example(task):
 
 def test_a_perfect_answer_scores_best_and_chance_is_what_guessing_gets(task):
     batch = task.batch("test", 0, 64, 0)
-    perfect = task.new_metric()
-    perfect.update(50.0 * torch.nn.functional.one_hot(batch.targets.flatten(), task.outputs).float(), batch.targets.flatten())
-    assert float(perfect.compute()) == pytest.approx(0.0 if task.metric == "bits_per_byte" else 1.0, abs=1e-6)
-    assert perfect.higher_is_better == (task.metric == "accuracy")
-    assert 0 < task.baselines()["chance"] <= (8 if task.metric == "bits_per_byte" else 1)
+    best = 0.0 if task.metric in ("bits_per_byte", "mean_squared_error") else 1.0
+    assert measured(task, batch, batch.targets) == pytest.approx(best, abs=1e-6)
+    assert task.new_metric().higher_is_better == (best == 1)
+    assert "chance" in task.baselines()
+    assert all(0 <= score <= (8 if task.metric == "bits_per_byte" else 1) for score in task.baselines().values())
+
+
+def measured(task, batch, answers):
+    """The score of definite answers."""
+    metric = task.new_metric()
+    if task.real:
+        metric.update(answers.contiguous(), batch.targets.contiguous())
+    else:
+        logits = 50.0 * torch.nn.functional.one_hot(answers.clamp(0), task.outputs).float()
+        metric.update(logits if task.pooled else logits.movedim(-1, 1).contiguous(), batch.targets)
+    return float(metric.compute())
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_oracle_answers_from_what_a_model_sees(task, split):
+    batch = task.batch(split, 1, 24, 0)
+    answers = task.oracle(Batch(batch.inputs.clone(), torch.zeros_like(batch.targets), batch.positions, {}, batch.lengths))
+    if answers is None:
+        pytest.skip("nobody has a rule for it")
+    if task.real:
+        assert torch.allclose(answers, batch.targets, atol=1e-4)
+    else:
+        asked = batch.targets != UNASKED
+        assert torch.equal(answers[asked], batch.targets[asked])
+    assert measured(task, batch, answers) == pytest.approx(0.0 if task.real else 1.0, abs=1e-6)
+
+
+def test_shortcuts_score_what_the_baselines_say(task):
+    """Within four standard errors of what is measured on the held-out sequences themselves."""
+    said, rules = task.baselines(), task.shortcuts()
+    assert set(rules) <= set(said)
+    for name, rule in rules.items():
+        scores = []
+        for index in range(16):
+            batch = task.batch("test", index, 64, 0)
+            scores.append(measured(task, batch, rule(batch)))
+        assert np.mean(scores) == pytest.approx(said[name], abs=4 * np.std(scores) / 4 + 1e-3), name
+
+
+def test_examples_are_written_with_their_answers(task):
+    text = task.example(task.batch("train", 0, 1, 0), 0)
+    assert "[" in text
+    assert len(text) > 8
+    assert len(task.symbols()) == (task.inputs.vocabulary if isinstance(task.inputs, Tokens) else 0)
+    assert len(task.classes()) == task.outputs
+
+
+def test_references_name_settings_that_exist_and_a_source(task):
+    for reference in task.references:
+        name = type(task).__module__.partition(".")[2]
+        build_task(*plugins.parse("tasks", f"{name}:{reference.form}"))
+        assert len(reference.source) > 8
+        assert 0 <= reference.score <= 1 or task.metric in ("bits_per_byte", "mean_squared_error")
 
 
 def test_split_of_gives_each_example_one_split_in_the_announced_shares():
@@ -137,7 +200,7 @@ def test_recall_refuses_what_cannot_be(settings):
 
 
 def test_copying_asks_for_the_data_in_order():
-    task = Copying(tokens=5, length=40, vocabulary=9)
+    task = SelectiveCopying(tokens=5, length=40, vocabulary=9)
     batch = task.batch("train", 0, 50, 0)
     for row, targets, positions in zip(batch.inputs, batch.targets, batch.positions, strict=True):
         field = row[:35]
@@ -147,7 +210,7 @@ def test_copying_asks_for_the_data_in_order():
         assert targets.min() >= 1
         assert targets.max() <= 7
     with pytest.raises(ValueError, match="length=9"):
-        Copying(tokens=5, length=9)
+        SelectiveCopying(tokens=5, length=9)
 
 
 def test_digits_are_all_there_once():

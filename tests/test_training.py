@@ -13,17 +13,16 @@ from architectures.backbone import Flops, SequenceMap, Tuning
 from architectures.stack import Stack
 from lab import overhead, training
 from lab.budget import TRAIN_OVER_FORWARD
-from lab.errors import UsageError
 from lab.model import Model, build, build_task
 from lab.planning import Planner, Shape
 from lab.recipe import Recipe
 from lab.run import Store
-from tasks.copying import Copying
+from tasks.selective_copying import SelectiveCopying
 
 PLANNER = Planner(Shape(dim=16, depth=1), batch=2)
 
 
-def spec_for(architecture="transformer", task="copying", steps=20, planner=PLANNER, **changes):
+def spec_for(architecture="transformer", task="selective_copying", steps=20, planner=PLANNER, **changes):
     return replace(overhead._spec_of(planner, architecture, task, steps), **changes)
 
 
@@ -41,7 +40,7 @@ def test_the_loop_is_a_plain_loop(tmp_path, architecture):
     """Twenty steps give the weights of a loop written by hand, bit for bit."""
     spec, store = spec_for(architecture), Store(tmp_path)
     run = training.train(spec, store)
-    recipe, task = Recipe(**spec.recipe), build_task("copying", {})
+    recipe, task = Recipe(**spec.recipe), build_task("selective_copying", {})
     torch.manual_seed(spec.seed)
     model = build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings)
     optimizer = torch.optim.AdamW(recipe.groups(model), betas=recipe.betas, eps=recipe.eps, fused=True)
@@ -68,7 +67,7 @@ def test_budget_is_spent_to_the_last_whole_step(tmp_path):
     run = training.train(spec, Store(tmp_path))
     assert run.steps == run.planned_steps == 7
     assert spec.budget - per_step < run.flops <= spec.budget
-    task = build_task("copying", {})
+    task = build_task("selective_copying", {})
     model = build("transformer", task, dim=16, depth=1, settings=spec.settings)
     forward = model.flops(task.length, task.answers)
     assert run.flops == TRAIN_OVER_FORWARD * forward.headline * spec.batch * 7
@@ -149,7 +148,7 @@ def test_divergence_stops_the_run_and_is_recorded(tmp_path, monkeypatch):
         loss = nn.functional.cross_entropy(predictions.flatten(0, -2), targets.flatten())
         return loss * (math.nan if len(calls) == 6 else 1.0)
 
-    monkeypatch.setattr(Copying, "loss", exploding)
+    monkeypatch.setattr(SelectiveCopying, "loss", exploding)
     spec, store = spec_for(steps=20), Store(tmp_path)
     run = training.train(spec, store)
     assert run.status == "diverged"
@@ -230,21 +229,34 @@ def test_slices_and_harder_variants_are_scored(tmp_path):
     assert set(run.scores["validation"]) == {"loss", "accuracy"}
 
 
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "exploded"), "w"))
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr(training.DurableIO, "save_checkpoint", full)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     spec, store = spec_for(steps=3), Store(tmp_path)
-    store.folder(spec.id).mkdir(parents=True)
-    torch.save({"state_dict": Bomb()}, store.folder(spec.id) / "checkpoint")
-    with pytest.raises(UsageError, match="is not loaded"):
-        training.train(spec, store)
-    assert not (tmp_path / "exploded").exists()
+    with pytest.warns(UserWarning, match="No space left on device"):
+        assert training.train(spec, store).status == "done"
+
+
+def test_a_broken_checkpoint_goes_back_to_the_one_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    spec, straight, broken = spec_for(steps=9), Store(tmp_path / "straight"), Store(tmp_path / "broken")
+    expected = training.train(spec, straight)
+    asked = iter(range(100))
+    training.train(spec, broken, stop=lambda: next(asked) > 8)
+    path = broken.folder(spec.id) / "checkpoint"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match="was cut or changed"):
+        resumed = training.train(spec, broken)
+    assert resumed.scores == expected.scores
+    one, other = weights(straight, spec), weights(broken, spec)
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_the_benchmark_times_the_same_steps_on_both_sides():
-    found = overhead.loop(PLANNER, "transformer", "copying", 4)
+    found = overhead.loop(PLANNER, "transformer", "selective_copying", 4)
     assert found["steps"] == 4
     assert found["lab_ms"] > 0
     assert found["bare_ms"] > 0

@@ -13,8 +13,9 @@ from lab.run import SCHEMA
 COLUMNS = (
     "id", "status", "architecture", "task", "dim", "depth", "seed", "budget", "batch", "precision", "lr", "length", "params",
     "flops", "tokens", "steps", "planned_steps", "flops_per_token", "evaluation_flops", "state_size", "seconds",
-    "peak_memory", "metric", "higher_is_better", "score", "loss", "chance", "baselines", "refused", "throughput", "reason",
-    "settings", "recipe", "code", "data", "commit", "device", "processor", "threads", "started", "environment",
+    "peak_memory", "metric", "higher_is_better", "score", "loss", "chance", "baselines", "references", "refused",
+    "throughput", "reason", "settings", "recipe", "code", "data", "commit", "device", "processor", "threads", "started",
+    "environment",
 )  # fmt: skip
 """Columns of every frame of results; `test.<name>` and `validation.<name>` follow for each score."""
 CURVE_COLUMNS = ("id", "architecture", "task", "budget", "seed", "step", "tokens", "flops", "seconds", "loss")
@@ -37,8 +38,9 @@ def results(path: str | Path = "results") -> pd.DataFrame:
 
     budget, flops: training FLOPs. score: the test score by `metric`. loss: nats, test split. length: positions of a training
     sequence. peak_memory: bytes. settings, recipe, code: canonical JSON, so that equal is equal. baselines, refused,
-    throughput, environment: dictionaries. What a record lacks is missing; keys that are not known are kept out. Records that
-    cannot be read, or that a newer lab made, are left out with one warning that names them.
+    throughput, environment: dictionaries. references: published scores, each with name, score and source. What a record lacks
+    is missing; keys that are not known are kept out. Records that cannot be read, or that a newer lab made, are left out with
+    one warning that names them.
     """
     rows, broken = [], []
     for folder in _folders(path):
@@ -134,6 +136,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         "loss": scores.get("test.loss"),
         "chance": baselines.get("chance"),
         "baselines": baselines,
+        "references": record.get("references") or [],
         "refused": record.get("refused") or {},
         "throughput": record.get("throughput") or {},
         "reason": record.get("reason") or "",

@@ -15,7 +15,7 @@ import pandas as pd
 _APART_AS_COLUMNS = ("budget", "precision", "data")
 _APART_AS_ROWS = ("dim", "depth", "batch", "lr", "settings", "recipe", "code")
 _SHORT = {"dim": "d", "depth": "x", "batch": "batch ", "lr": "lr "}
-METRICS = {"accuracy": "accuracy", "bits_per_byte": "bits per byte"}
+METRICS = {"exact": "share all right", "bits_per_byte": "bits per byte"}
 
 
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from lab.analysis.canvas import FAINT, INK, Chart, legend, log_axis, panels, sheet
 from lab.analysis.labels import caption, columns_of, labelled, measure, quantity
-from lab.analysis.statistics import baselines, summary
+from lab.analysis.statistics import baselines, references, summary
 from lab.analysis.styles import Style, only, styles
 from lab.analysis.text import score, wrapped_name
 
@@ -26,26 +26,32 @@ FARTHEST = 1.0
 def quality_by_task(frame: pd.DataFrame) -> Chart:
     """A panel a task: each seed's test score a dot, the mean a bar with its interval, baselines dashed."""
     frame = labelled(frame)
-    cells, floors = summary(frame), baselines(frame)
+    cells, floors, published = summary(frame), baselines(frame), references(frame)
     columns, looks = columns_of(frame), styles(frame["row"])
     names = columns_of(frame, "row")
     with sheet():
-        chart, every = panels(columns, height=1.35 + 0.3 * len(names), sharey=True)
+        chart, every = panels(columns, height=1.35 + 0.3 * (len(names) + (len(published) > 0)), sharey=True)
         chart.get_layout_engine().set(wspace=0.07)  # pyright: ignore[reportOptionalMemberAccess]  room for what stands at the right of a panel
         for axes, column in zip(every, columns, strict=True):
             part = frame[frame["column"] == column]
             _dots(axes, part, cells[cells["column"] == column], names, looks)
+            if len(published):
+                _published(axes, published[published["column"] == column], len(names))
             _floors(axes, floors[floors["column"] == column])
             name, higher = measure(part)
             axes.set_xlabel(f"test {name}\n{'higher is better →' if higher else '← lower is better'}")
     seeds = frame[["column", "row", "seed", "status", "score", "metric"]].sort_values(["column", "row", "seed"])
     keep = ["column", "row", "mean", "half_width", "seeds", "runs", "diverged", "failed"]
     floor = floors.rename(columns={"name": "row", "value": "score"}).assign(status="baseline")
-    chart.data = pd.concat([seeds.merge(cells[keep], on=["column", "row"]), floor], ignore_index=True)
+    known = published.rename(columns={"name": "row", "value": "score"}).assign(status="published")
+    parts = [seeds.merge(cells[keep], on=["column", "row"]), floor, known]
+    chart.data = pd.concat([part for part in parts if len(part)], ignore_index=True)
     chart.caption = caption(
         frame,
         "Score on the test split after equal training compute. Dots: seeds. Bars: mean and interval. "
-        "Dashed: answers that need no model. At the right: runs that finished, where not all did.",
+        "Dashed: answers that need no model. "
+        + ("Hollow: scores published for the same task, trained as their sources say. " if len(published) else "")
+        + "At the right: runs that finished, where not all did.",
     )
     chart.alt = "Test scores. " + " ".join(
         f"{column}: "
@@ -163,6 +169,15 @@ def _dots(axes: Axes, part: pd.DataFrame, cells: pd.DataFrame, names: list[str],
     if not part["score"].notna().any():
         axes.set_xticks([])
         axes.annotate("no run has a score", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color=FAINT)
+
+
+def _published(axes: Axes, published: pd.DataFrame, place: int) -> None:
+    """A last row with the published scores, the best of them named."""
+    axes.plot(published["value"], [place] * len(published), marker="D", markersize=3.5, linestyle="none", markerfacecolor="none",
+              markeredgecolor=FAINT, markeredgewidth=0.8)  # fmt: skip
+    axes.set_ylim(place + 0.6, -0.6)
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    axes.set_yticks(range(place + 1), [*names[:place], "published"])
 
 
 def _floors(axes: Axes, floors: pd.DataFrame) -> None:

@@ -20,7 +20,7 @@ from lab.analysis.canvas import Chart, image, write
 from lab.analysis.labels import columns_of, conditions, environments, labelled, measure, quantity, several, span
 from lab.analysis.plots import quality_against_flops, quality_by_task
 from lab.analysis.speed import by_length, speed_by_task, throughput_against_length
-from lab.analysis.statistics import baselines, leaders, pairs, summary
+from lab.analysis.statistics import baselines, leaders, pairs, references, summary
 from lab.analysis.text import cell, score
 from lab.analysis.variants import accuracy_by_slice, recall_against_size
 from lab.analysis.verdicts import verdicts
@@ -84,6 +84,7 @@ def write_report(frame: pd.DataFrame, curves: pd.DataFrame, folder: str | Path, 
         pairs=_pairs(frame),
         lost=_lost(frame),
         refused=_refused(frame),
+        published=references(frame).assign(shown=lambda made: made["value"].map(score)).to_dict("records"),
         command=command,
         environments=environments(frame),
         data={column: value for column, value in zip(frame["column"], frame["data"], strict=True) if value},

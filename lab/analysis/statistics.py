@@ -97,6 +97,16 @@ def baselines(frame: pd.DataFrame) -> pd.DataFrame:
     return made.sort_values(["column", "name"], key=lambda s: s.map(lambda x: (x != "chance", x)), ignore_index=True)
 
 
+def references(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row for each `column` and score published for the task's very settings, by `name`: `value` and `source`."""
+    known = {
+        (column, each["name"], float(each["score"]), each["source"])
+        for column, named in zip(labelled(frame)["column"], frame["references"], strict=True)
+        for each in named
+    }
+    return pd.DataFrame(sorted(known), columns=["column", "name", "value", "source"])
+
+
 def table(frame: pd.DataFrame) -> pd.DataFrame:
     """A row an architecture, by name, then a row a baseline; columns are (task, what): mean, half_width, seeds, runs, diverged,
     failed, and best: told apart from every other architecture that finished, and better.
