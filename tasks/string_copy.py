@@ -121,7 +121,7 @@ class StringCopy(Task):
         return {"sequences": inputs, "targets": targets, "positions": read + place, "sizes": np.repeat(sizes, self.answers, 1)}
 
     def batch(self, split: Split, index: int, size: int, seed: int) -> Batch:
-        drawn = of_split(self._draw, split, index, size, seed, spare=4)
+        drawn = of_split(self._draw, split, index, size, seed)
         return Batch(drawn["sequences"], drawn["targets"], drawn["positions"], slices={"letters": drawn["sizes"]})
 
     def baselines(self) -> dict[str, float]:

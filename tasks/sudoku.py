@@ -58,7 +58,7 @@ class Sudoku(Task):
         return {"inputs": grids.random_grids(self.size, seeds), "seeds": seeds}
 
     def batch(self, split: Split, index: int, size: int, seed: int) -> Batch:
-        drawn = of_split(self._draw, split, index, size, seed, spare=4)
+        drawn = of_split(self._draw, split, index, size, seed)
         solved = drawn["inputs"].numpy()
         puzzles = grids.dig(solved, self.blanks, drawn["seeds"].numpy())
         inputs = np.concatenate([puzzles, np.full((size, 1), self.bar), solved], 1)

@@ -106,7 +106,7 @@ class Task(ABC):
     """One answer for the whole sequence, from the mean over its positions."""
     towers: ClassVar[Literal[1, 2]] = 1
     """2 where a sequence is two halves that the same weights read apart, to be compared."""
-    bottleneck: ClassVar[bool] = False
+    bottleneck: bool = False
     """Every answer is decoded from the vector at the last position and the number of the answer."""
     real: ClassVar[bool] = False
     """The answers are `outputs` real numbers each, not classes."""
@@ -235,27 +235,21 @@ def split_of(examples: Integer[np.ndarray, "count length"]) -> Int[np.ndarray, "
 
 
 def of_split(
-    draw: Callable[[np.random.Generator, int], dict[str, np.ndarray]],
-    split: Split,
-    index: int,
-    size: int,
-    seed: int,
-    *,
-    spare: int = 16,
+    draw: Callable[[np.random.Generator, int], dict[str, np.ndarray]], split: Split, index: int, size: int, seed: int
 ) -> dict[str, Any]:
     """`size` examples of one split, drawn by `draw(generator, count)`, which returns arrays with an example a row.
 
-    Examples of other splits, known by the hash of the array called `inputs`, are drawn again; `spare` more than are needed are
-    drawn at once, and belong to what defines the batch.
+    Examples of other splits, known by the hash of the array called `inputs`, are drawn again.
 
     Raises:
         ValueError: so few distinct examples exist that the split seems to have none.
     """
     wanted, kept, have = SPLITS.index(split), [], 0
     for attempt in range(100):
-        count = (size - have) * (1 if split == "train" else 16) + spare
+        missing = size - have
+        count = missing + missing // 4 + 4 if split == "train" else 16 * missing + 16  # as many as are likely to be enough
         drawn = draw(random(split, index, seed, attempt), count)
-        mine = np.flatnonzero(split_of(drawn["inputs"]) == wanted)[: size - have]
+        mine = np.flatnonzero(split_of(drawn["inputs"]) == wanted)[:missing]
         kept.append({name: array[mine] for name, array in drawn.items()})
         have += len(mine)
         if have == size:
