@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 import time
-import tomllib
 from dataclasses import asdict, dataclass, replace
 from json import dumps
 from pathlib import Path
@@ -100,6 +99,7 @@ def compare(
     budget: Names | None = None,
     seeds: int = 3,
     workers: int | None = None,
+    study: str = "default",
     setup: Setup = Setup(),
     out: str | None = None,
     json: Flag = False,
@@ -109,15 +109,17 @@ def compare(
     Parameters
     ----------
     architectures
-        Names, with settings if wanted: transformer:preset=gpt2,heads=2. None given: those of the default comparison.
+        Names, with settings if wanted: transformer:preset=gpt2,heads=2. None given: those of the study.
     tasks
-        Names, with settings if wanted: recall:pairs=16. None given: those of the default comparison.
+        Names, with settings if wanted: recall:pairs=16. None given: those of the study.
     budget
         Training FLOPs of each run, like 3e11 or 10TF; several give a comparison at each.
     seeds
         Runs of each combination, with seeds 0, 1, 2, ...
     workers
         Runs side by side, one thread each; as many as there are cores where none is given.
+    study
+        Where what is not given comes from: a study of the lab by name (default, mad), or a TOML file of your own.
     out
         Folder for figures and report; <results>/compare where none is given.
     json
@@ -125,12 +127,13 @@ def compare(
     """
     from lab.budget import parse_amount
     from lab.comparison import compare as carry_out
+    from lab.study import read
 
-    default = _default_study()
+    declared = read(study)
     frame = carry_out(
-        architectures or default["architectures"],
-        tasks or default["tasks"],
-        [parse_amount(amount, "--budget") for amount in budget or default["budgets"]],
+        architectures or declared.architectures,
+        tasks or declared.tasks,
+        [parse_amount(amount, "--budget") for amount in budget or declared.budgets],
         seeds,
         results=setup.results,
         workers=workers,
@@ -568,14 +571,12 @@ def _stored(results: str, tasks: list[str] | None) -> "DataFrame":
     return frame
 
 
-def _default_study() -> dict[str, Any]:
-    return tomllib.loads((Path(__file__).parent / "studies" / "default.toml").read_text("utf-8"))
-
-
 def _first_of_default(architecture: str | None, task: str | None) -> tuple[str, str]:
     """What is named, or else the first of the default comparison."""
-    default = _default_study()
-    return architecture or default["architectures"][0], task or default["tasks"][0]
+    from lab.study import read
+
+    default = read("default")
+    return architecture or default.architectures[0], task or default.tasks[0]
 
 
 def _command() -> str:

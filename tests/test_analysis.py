@@ -17,7 +17,7 @@ from scipy import stats
 from lab import analysis
 from lab.analysis.frame import COLUMNS
 from lab.analysis.labels import labelled, quantity
-from lab.analysis.statistics import holm, leaders
+from lab.analysis.statistics import averages, holm, leaders
 from lab.analysis.styles import styles
 from lab.run import SCHEMA
 
@@ -291,3 +291,41 @@ def test_styles_are_stable_and_distinct():
                     "hyena", "mlstm", "hybrid", "lstm_attention"])  # fmt: skip
     assert len({style.colour for style in table.values()}) == 16
     assert len({(style.marker, str(style.dash)) for style in table.values()}) == 16
+
+
+def test_forms_of_one_task_have_a_mean(tmp_path):
+    for seed in range(3):
+        for form, off in (("mad:task=a", 0.1), ("mad:task=b", 0.3), ("mad:task=c", 0.5)):
+            for architecture, score in (("gla", 0.2), ("lstm", 0.1)):
+                made = records.run(records.spec(architecture, form, seed), score + off + 0.01 * seed)
+                if (architecture, form, seed) == ("lstm", "mad:task=c", 2):
+                    made = replace(made, status="diverged", scores={})
+                records.publish(tmp_path, made)
+        records.publish(tmp_path, records.run(records.spec("gla", "digits", seed), 0.9))
+    found = averages(analysis.results(tmp_path)).set_index("row")
+    assert set(found["family"]) == {"mad"}
+    assert list(found.index) == ["gla", "lstm"]
+    assert list(found["seeds"]) == [3, 2], "a seed that lacks a form has no part in it"
+    assert found.loc["gla", "mean"] == pytest.approx(0.2 + 0.3 + 0.01)
+    assert found.loc["lstm", "mean"] == pytest.approx(0.1 + 0.3 + 0.005)
+    assert found.loc["gla", "half_width"] == pytest.approx(4.303 * 0.01 / 3**0.5, rel=1e-3)
+    assert "gla 0.510 ± 0.025" in analysis.verdicts(analysis.results(tmp_path))["mad, mean over its 3 forms"]
+
+
+def test_a_task_at_two_budgets_has_no_mean(tmp_path):
+    for budget in (1e11, 1e12):
+        for form in ("mad:task=a", "mad:task=b"):
+            records.publish(tmp_path, records.run(records.spec(task=form, budget=budget), 0.5))
+    assert averages(analysis.results(tmp_path)).empty
+
+
+def test_published_scores_are_drawn_and_listed(tmp_path):
+    known = [{"name": "S4", "score": 0.596, "source": "Gu et al., arXiv:2111.00396, table 1"}]
+    for seed in range(3):
+        records.publish(tmp_path, records.run(records.spec(seed=seed), 0.5, references=known))
+    frame = analysis.results(tmp_path)
+    chart = analysis.quality_by_task(frame)
+    assert chart.axes[0].get_yticklabels()[-1].get_text() == "published"
+    assert list(chart.data.loc[chart.data["status"] == "published", "score"]) == [0.596]
+    page = analysis.write_report(frame, analysis.curves(tmp_path), tmp_path / "out", "lab compare").read_text("utf-8")
+    assert "arXiv:2111.00396, table 1" in page

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit  # scipy.stats takes a second to import
 
-from lab.analysis.labels import columns_of, labelled
+from lab.analysis.labels import columns_of, family, labelled
 
 FEWEST = 3
 """Seeds from which on an interval is given."""
@@ -105,6 +105,28 @@ def references(frame: pd.DataFrame) -> pd.DataFrame:
         for each in named
     }
     return pd.DataFrame(sorted(known), columns=["column", "name", "value", "source"])
+
+
+def averages(frame: pd.DataFrame) -> pd.DataFrame:
+    """For each task of which several forms were run, a row an architecture: the mean over the forms of a seed's scores, as `mean`
+    with `half_width` over the `seeds` that finished every one of the `forms`; best first.
+
+    Forms that are scored by different metrics, or run at several budgets, have no mean.
+    """
+    frame = labelled(frame)
+    found = []
+    for family_, part in frame.groupby(frame["column"].map(family)):
+        columns = part["column"].unique()
+        if len(columns) < 2 or len(columns) != part["task"].nunique() or part.loc[part["metric"] != "", "metric"].nunique() != 1:
+            continue
+        scores = part[part["status"] == "done"].pivot_table(index=["row", "seed"], columns="column", values="score")
+        whole = scores.reindex(columns=columns).mean(axis=1, skipna=False).dropna()
+        made = whole.groupby("row").agg(["mean", "std", "count"]).reset_index()
+        made["half_width"] = half_width(made["std"].to_numpy(), made["count"].to_numpy())
+        made = made.sort_values("mean", ascending=not bool(part["higher_is_better"].iloc[0]))
+        found.append(made.rename(columns={"count": "seeds"}).assign(family=family_, forms=len(columns)))
+    names = ["family", "forms", "row", "mean", "half_width", "seeds"]
+    return pd.concat(found, ignore_index=True).reindex(columns=names) if found else pd.DataFrame(columns=names)
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:

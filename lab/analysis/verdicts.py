@@ -10,14 +10,16 @@ from itertools import pairwise
 import pandas as pd
 
 from lab.analysis.labels import columns_of, labelled, measure, several
-from lab.analysis.statistics import FEWEST, baselines, pairs, ranking, summary
+from lab.analysis.statistics import FEWEST, averages, baselines, pairs, ranking, summary
 
 MANY = 6
 """More names or pairs than these are counted, not listed twice."""
 
 
 def verdicts(frame: pd.DataFrame) -> dict[str, str]:
-    """A sentence for each column: who leads, who cannot be told apart, who is not shown to beat a baseline, what failed."""
+    """A sentence for each column: who leads, who cannot be told apart, who is not shown to beat a baseline, what failed; and
+    the means over the forms of a task where there are several.
+    """
     frame = labelled(frame)
     tests, cells, floors = pairs(frame), summary(frame), baselines(frame)
     said = {}
@@ -31,6 +33,12 @@ def verdicts(frame: pd.DataFrame) -> dict[str, str]:
             *_losses(mine),
         ]
         said[column] = "; ".join(clauses)
+    for name, part in averages(frame).groupby("family"):
+        means = [
+            f"{row} {mean:.3f}" + (f" ± {half:.3f}" if half == half else "")
+            for row, mean, half in zip(part["row"], part["mean"], part["half_width"], strict=True)
+        ]
+        said[f"{name}, mean over its {part['forms'].iloc[0]} forms"] = ", ".join(means)
     return said
 
 
