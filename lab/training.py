@@ -41,7 +41,7 @@ logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
 
 
 class Diverged(Exception):
-    """The loss is no longer finite."""
+    """The loss or its gradient is no longer finite; says which, and the last loss that was."""
 
 
 class Interrupted(Exception):
@@ -82,9 +82,9 @@ class Learner(L.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> STEP_OUTPUT:
         loss = self.task.loss(self.model(batch.inputs, batch.positions, batch.lengths), batch.targets)
-        self.loss = loss.item()
+        before, self.loss = self.loss, loss.item()
         if not math.isfinite(self.loss):
-            raise Diverged
+            raise Diverged(f"loss was {self.loss}", before)
         return with_auxiliary(loss, self.maps)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -96,7 +96,9 @@ class Learner(L.LightningModule):
         rate = self.recipe.rate(self.trainer.global_step, self.steps)
         for group, peak in zip(optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * rate
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        if not norm.isfinite():
+            raise Diverged(f"the gradient's norm was {norm:g}", self.loss)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         if device.type == "cpu":
@@ -258,8 +260,10 @@ def _fit(learner: Learner, recorder: Recorder, batches: Batches, folder: Path, s
         warnings.filterwarnings("ignore", module="lightning")
         try:
             trainer.fit(learner, batches, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
-        except Diverged:
-            return f"loss was {learner.loss} at step {recorder.next + 1}"
+        except Diverged as diverged:
+            what, last = diverged.args
+            finite = "" if math.isnan(last) else f"; the last finite loss was {last:.4g}"
+            return f"{what} at step {recorder.next + 1}{finite}"
         except Interrupted:
             return "interrupted"
     save(trainer, folder)

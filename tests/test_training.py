@@ -141,11 +141,13 @@ def test_generators_are_in_the_checkpoint(tmp_path, monkeypatch):
 
 
 def test_divergence_stops_the_run_and_is_recorded(tmp_path, monkeypatch):
-    calls = []
+    calls, losses = [], []
 
     def exploding(self, predictions, targets):
         calls.append(1)
         loss = nn.functional.cross_entropy(predictions.flatten(0, -2), targets.flatten())
+        if len(calls) < 6:
+            losses.append(loss.item())
         return loss * (math.nan if len(calls) == 6 else 1.0)
 
     monkeypatch.setattr(SelectiveCopying, "loss", exploding)
@@ -154,12 +156,36 @@ def test_divergence_stops_the_run_and_is_recorded(tmp_path, monkeypatch):
     assert run.status == "diverged"
     assert run.steps == 5
     assert "step 6" in run.reason
-    assert "nan" in run.reason
+    assert "loss was nan" in run.reason
+    assert f"the last finite loss was {losses[-1]:.4g}" in run.reason
     assert len(calls) == 6
     record = store.find(spec.id)
     assert record["status"] == "diverged"
     assert record["scores"] == {}
     assert store.final(spec.id)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+    calls = []
+
+    class Cliff(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, loss):
+            return loss.clone()
+
+        @staticmethod
+        def backward(ctx, slope):
+            calls.append(1)
+            return slope * (math.inf if len(calls) == 4 else 1.0)
+
+    def steep(self, predictions, targets):
+        return Cliff.apply(nn.functional.cross_entropy(predictions.flatten(0, -2), targets.flatten()))
+
+    monkeypatch.setattr(SelectiveCopying, "loss", steep)
+    run = training.train(spec_for(steps=20), Store(tmp_path))
+    assert (run.status, run.steps) == ("diverged", 3)
+    assert "gradient" in run.reason
+    assert "step 4" in run.reason
 
 
 def test_the_learning_rate_rises_then_follows_the_cosine_to_its_last_step():
