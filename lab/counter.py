@@ -15,7 +15,7 @@ Every operator is in one of three groups: it has a formula here, it is known to 
 
 import math
 from collections import Counter as Tally
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -179,14 +179,16 @@ class Counter(TorchDispatchMode):
     """Counts what runs inside it, forward and backward.
 
     by_operator: operations by the operator's name. unknown: names of operators that may have done uncounted work.
-    moved: bytes of what contractions read and write, each operand and result once.
+    moved: bytes of what contractions read and write, each operand and result once, and each of the `weights` once for all:
+        those of a recurrence, read at every position, stay near the core.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.by_operator: Tally[str] = Tally()
         self.unknown: set[str] = set()
         self.moved = 0
+        self._read = {weight.untyped_storage().data_ptr(): False for weight in weights}
 
     @property
     def contraction(self) -> int:
@@ -212,8 +214,16 @@ class Counter(TorchDispatchMode):
         if formula is not None:
             self.by_operator[name] += formula(_bound(func, args, kwargs), out)
             if name in CONTRACTIONS:
-                self.moved += sum(leaf.nbytes for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor))
+                self.moved += sum(self._new(leaf) for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor))
         return out
+
+    def _new(self, operand: Tensor) -> int:
+        """Bytes of an operand that must come from memory."""
+        home = operand.untyped_storage().data_ptr()
+        before = self._read.get(home, False)
+        if home in self._read:
+            self._read[home] = True
+        return 0 if before else operand.nbytes
 
 
 def _bound(operator: Any, args: Any, kwargs: Any) -> Arguments:

@@ -243,7 +243,7 @@ def _about(stack: nn.Module, batch: int, length: int, stand: Stand) -> dict[str,
     """
     counts = []
     for size in range(1, min(batch, 2) + 1):
-        with Counter() as counter, stand.bfloat16():
+        with Counter(stack.parameters()) as counter, stand.bfloat16():
             stack(torch.zeros(size, length, stand.dim)).float().sum().backward()
         counts.append((counter.contraction, counter.moved))
     (flops, moved), last = counts[0], counts[-1]

@@ -41,7 +41,7 @@ class Recall(Task):
         self,
         *,
         pairs: Annotated[int | None, "key-value pairs to remember; none given: 4"] = None,
-        length: Annotated[int | None, "positions of a sequence; none given: 16 for each pair, or 128 with layout=mad"] = None,
+        length: Annotated[int | None, "symbols of a sequence; none given: 16 for each pair, or 128 with layout=mad"] = None,
         vocabulary: Annotated[int | None, "symbols; none given: 64, or with layout=mad 16, and 32 with noise"] = None,
         layout: Annotated[Literal["mqar", "mad"], "pairs, then queries; or every pair a query once its key is known"] = "mqar",
         gaps: Annotated[Literal["power", "uniform"], "distances of the queries: most of them near, or all alike"] = "power",
@@ -59,12 +59,14 @@ class Recall(Task):
                 raise ValueError("layout=mad: pairs, gaps, filler and rebound are settings of layout=mqar; leave them out")
             vocabulary = (32 if noise else 16) if vocabulary is None else vocabulary
             self._source = PairStream(128 if length is None else length, vocabulary, noise or None, motif)
+            self.length = self._source.answers
         else:
             if noise or motif != 1:
                 raise ValueError(f"noise={noise:g}, motif={motif}: these are settings of layout=mad; add it")
             pairs, vocabulary = 4 if pairs is None else pairs, 64 if vocabulary is None else vocabulary
             self._source = PairsThenQueries(pairs, length or 16 * pairs, vocabulary, gaps, filler, rebound)
-        self.length, self.answers = self._source.length, self._source.answers
+            self.length = self._source.length
+        self.answers = self._source.answers
         self.inputs, self.outputs = Tokens(vocabulary), vocabulary
 
     def batch(self, split: Split, index: int, size: int, seed: int) -> Batch:

@@ -96,7 +96,8 @@ def test_the_limit_is_what_products_compute_and_move():
     tokens, weights = 400, 512
     assert about["flops"] == 5 * 2 * tokens * 256  # the input needs no gradient
     products = 2 * 3 - 1
-    assert about["bytes"] == products * 4 * (256 + 2 * tokens * 16) + 7 * 4 * weights
+    read, written = 512, 512  # weights once, and their gradients
+    assert about["bytes"] == products * 4 * 2 * tokens * 16 + 4 * (read + written) + 7 * 4 * weights
     assert about["parameters"] == weights
 
 
@@ -147,3 +148,11 @@ def test_everything_is_measured_where_nothing_is_named(monkeypatch):
     monkeypatch.setattr(speed, "compared", lambda stand, *_: [{"stack": stand.stack}])
     frame, _ = speed.measure(STAND, None, [8], 16, 1, [], [])
     assert list(frame["stack"]) == plugins.names("architectures")
+
+
+def test_weights_are_moved_once():
+    weight, x = torch.randn(7, 5), torch.randn(3, 5)
+    with Counter([weight]) as counter:
+        kept = [x @ weight.T for _ in range(4)]
+    assert counter.moved == 4 * (4 * 15 + 35 + 4 * 21)
+    assert len(kept) == 4
