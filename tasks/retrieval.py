@@ -26,10 +26,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tasks.sources.corpus import Shelf, library_files, local_files, share, texts_of
+from tasks.sources.corpus import Shelf, byte_counts, library_files, local_files, share, texts_of
 from tasks.sources.long_range_arena import published
 from tasks.task import SPLITS, Batch, Split, Task, Tokens, random, share_right
-from tasks.text_classification import byte_counts
 
 FILES = {"train": "new_aan_pairs.train.tsv", "validation": "new_aan_pairs.eval.tsv", "test": "new_aan_pairs.test.tsv"}
 FITTED = 2048  # training pairs that the baseline's two means are taken over

@@ -27,7 +27,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from tasks.sources.corpus import Shelf, column, hub, local_files, share
+from tasks.sources.corpus import Shelf, byte_counts, column, hub, local_files, share
 from tasks.sources.long_range_arena import published
 from tasks.task import SPLITS, Batch, Split, Task, Tokens, random, share_right
 
@@ -99,12 +99,6 @@ class TextClassification(Task):
         assert batch.lengths is not None
         text = bytes(batch.inputs[row, : int(batch.lengths[row])].tolist()).decode(errors="replace")
         return f"{text}\n[{self._classes[int(batch.targets[row])]}]"
-
-
-def byte_counts(inputs: Int[Tensor, "size length"], lengths: Int[Tensor, "size"]) -> Int[Tensor, "size 256"]:
-    """How often each byte occurs among the first `lengths` of each row."""
-    there = torch.arange(inputs.shape[1]) < lengths[:, None]
-    return torch.zeros(len(inputs), 256, dtype=torch.int64).scatter_add_(1, inputs, there.long())
 
 
 @cache

@@ -10,9 +10,9 @@ import torch
 
 from tasks import retrieval, text_classification
 from tasks.retrieval import FILES, Retrieval
-from tasks.sources.corpus import Shelf, share
+from tasks.sources.corpus import Shelf, byte_counts, share
 from tasks.task import SPLITS, share_right
-from tasks.text_classification import PACKAGES, TextClassification, byte_counts
+from tasks.text_classification import PACKAGES, TextClassification
 
 COMMIT = "0123456789" * 4
 needs_datasets = pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="the optional package datasets")

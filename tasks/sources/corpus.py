@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+import torch
+from jaxtyping import Int, Int64, UInt8
+from torch import Tensor
 
 LONG = 24  # bytes from which on a line is telling: two documents that share many of these are near duplicates
 
@@ -145,3 +147,9 @@ class Shelf:
         steps = np.arange(length)
         found = self.text[np.minimum(starts[:, None] + steps, len(self.text) - 1)]
         return np.where(steps < lengths[:, None], found, 0).astype(np.int64)
+
+
+def byte_counts(inputs: Int[Tensor, "size length"], lengths: Int[Tensor, "size"]) -> Int[Tensor, "size 256"]:
+    """How often each byte occurs among the first `lengths` of each row."""
+    there = torch.arange(inputs.shape[1]) < lengths[:, None]
+    return torch.zeros(len(inputs), 256, dtype=torch.int64).scatter_add_(1, inputs, there.long())
