@@ -109,7 +109,7 @@ def told(found: dict[str, Any]) -> list[str]:
     baselines = ", ".join(f"{name} {value:.4g}" for name, value in found["baselines"].items())
     metrics = " and ".join([found["metric"], *found["also"]]).replace("_", " ")
     lines = [
-        f"  inputs {found['inputs']}, length {found['length']}, {found['answers']} answers of {found['outputs']}",
+        f"  inputs {found['inputs']}, length {found['length']}, {found['answers']} of {found['outputs']} to answer",
         f"  {'causal' if found['causal'] else 'reads the whole sequence'}; scored by {metrics}; {baselines}",
         *(["  an oracle solves it"] if found["oracle"] else []),
         f"  held out {found['held_out']} sequences each for validation and test",
