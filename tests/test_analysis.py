@@ -67,6 +67,14 @@ def test_a_row_a_run_with_every_column_and_score(root, frame):
     assert (lost["reason"] != "").all()
 
 
+def test_a_store_with_hundreds_of_scores_is_read_without_a_warning(tmp_path):
+    one = records.run(records.spec(), 0.9)
+    many = {f"accuracy[place={i}]": i / 300 for i in range(300)}
+    records.publish(tmp_path, replace(one, scores={**one.scores, "test": one.scores["test"] | many}))
+    labels = labelled(analysis.results(tmp_path))
+    assert labels.assign(more=0)["test.accuracy[place=299]"].tolist() == [299 / 300]
+
+
 def test_an_empty_store_gives_empty_frames(tmp_path):
     assert analysis.results(tmp_path).empty
     assert list(analysis.results(tmp_path)["id"]) == []

@@ -59,7 +59,8 @@ def results(path: str | Path = "results") -> pd.DataFrame:
     scores = dict.fromkeys(name for row in rows for name in row if name.startswith(("test.", "validation.")))
     frame = pd.DataFrame({name: [row.get(name) for row in rows] for name in (*COLUMNS, *scores)})
     frame = frame.astype(dict.fromkeys(["score", "chance", "loss", "lr", "length", "state_size", *scores], "float64"))
-    return frame.sort_values(["task", "architecture", "budget", "seed", "id"], ignore_index=True)
+    frame = frame.sort_values(["task", "architecture", "budget", "seed", "id"], ignore_index=True)
+    return frame.copy()  # in one piece: each column that was given a type is one of its own
 
 
 def curves(path: str | Path = "results") -> pd.DataFrame:
