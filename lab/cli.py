@@ -268,6 +268,28 @@ def show(
 
 
 @app.command
+def prepare(tasks: list[str], /, *, workers: int = 1) -> None:
+    """Make all data that a task keeps on disk; a run makes what it is the first to need. The same command continues.
+
+    Parameters
+    ----------
+    tasks
+        Tasks, with settings if wanted: pathfinder:size=128.
+    workers
+        Processes; the data are the same for any number.
+    """
+    from lab import plugins
+    from lab.model import build_task
+
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: at least 1")
+    for task in tasks:
+        name, given = plugins.parse("tasks", task)
+        build_task(name, given).prepare(workers)
+        print(f"{task}: all data are there")
+
+
+@app.command
 def check(
     names: Annotated[list[str] | None, Parameter(negative="")] = None,
     /,

@@ -147,6 +147,9 @@ class Task(ABC):
         """For each name in `Batch.slices`, the ascending lower bounds of the ranges that are scored apart."""
         return {}
 
+    def prepare(self, workers: int) -> None:  # noqa: B027 - nothing, for most tasks
+        """Make all that the task keeps on disk, in so many processes; batches make what they miss."""
+
     def symbols(self) -> Sequence[str]:
         """How each symbol of the inputs is written in an example."""
         return [str(symbol) for symbol in range(self.inputs.vocabulary)] if isinstance(self.inputs, Tokens) else []

@@ -15,6 +15,14 @@ for module in pkgutil.iter_modules(kernels.__path__, f"{kernels.__name__}."):  #
 install_import_hook(["architectures", "tasks", "lab"], "typecheck.typechecked")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory):
+    """Tests neither read nor leave data in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def no_plug_ins_left_behind(monkeypatch):
     """Files that a test makes known are forgotten after it."""
