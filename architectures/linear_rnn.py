@@ -36,7 +36,7 @@ from architectures.ops.gelu import gelu
 from architectures.ops.remember import Remembered
 from architectures.ops.scan import planar_scan, planes, scan_flops
 from architectures.ops.short_convolution import ShortConvolution
-from architectures.stack import Mixer, Stack, both_ways
+from architectures.stack import Mixer, Norm, Stack, both_ways, branch_norm
 
 
 class LRU(SequenceMap):
@@ -168,6 +168,7 @@ class LinearRNN(Stack):
         normalise: Annotated[bool, "scale what drives a state by gamma, which keeps it at the size of its input"] = True,
         mlp: Annotated[Mixer, "channel mixer after each recurrence"] = "swiglu",
         hidden: Annotated[int | None, "hidden width of the channel mixer; none given: 8/3 dim (swiglu) or 4 dim"] = None,
+        norm: Annotated[Norm, "before each branch; instance: over the sequence, for tasks that are not causal"] = "rms",
     ) -> None:
         if not 0 <= r_min < r_max < 1:
             raise ValueError(f"r_min={r_min}, r_max={r_max}: a ring needs 0 <= r_min < r_max < 1")
@@ -180,4 +181,5 @@ class LinearRNN(Stack):
                 return RGLRU(dim, width, blocks)
             return MinGRU(dim, width) if gate == "mingru" else LRU(dim, width, r_min, r_max, phase, normalise)
 
-        super().__init__(dim, depth, both_ways(dim, layer, causal), causal=causal, mlp=mlp, hidden=hidden)
+        norms = branch_norm(norm, causal)
+        super().__init__(dim, depth, both_ways(dim, layer, causal), causal=causal, mlp=mlp, hidden=hidden, norm=norms)

@@ -34,7 +34,7 @@ from architectures.ops.convolution import System, diagonal_kernel, diagonal_kern
 from architectures.ops.hippo import Complexes, Reals, diagonal_bilinear, diagonal_zoh, dplr_bilinear, legs_normal
 from architectures.ops.long_convolution import long_convolution, long_convolution_flops
 from architectures.ops.precision import full_precision
-from architectures.stack import Mixer, Stack, both_ways
+from architectures.stack import Mixer, Norm, Stack, both_ways, branch_norm
 
 GELU = 8
 Init = Literal["legs", "lin", "inv", "real"]
@@ -166,6 +166,7 @@ class S4(Stack):
         dt_max: Annotated[float, "largest initial step"] = 0.1,
         mlp: Annotated[Mixer, "channel mixer after each state space; the papers have none"] = "swiglu",
         hidden: Annotated[int | None, "hidden width of the channel mixer; none given: 8/3 dim (swiglu) or 4 dim"] = None,
+        norm: Annotated[Norm, "before each branch; instance: over the sequence, for tasks that are not causal"] = "rms",
     ) -> None:
         if modes < 2 or modes % 2:
             raise ValueError(f"modes={modes} must be even: states come in conjugate pairs")
@@ -179,4 +180,5 @@ class S4(Stack):
                 return DiagonalPlusLowRank(dim, modes, dt_min, dt_max)
             return Diagonal(dim, modes, init, discretisation or "zoh", dt_min, dt_max)
 
-        super().__init__(dim, depth, both_ways(dim, layer, causal), causal=causal, mlp=mlp, hidden=hidden)
+        norms = branch_norm(norm, causal)
+        super().__init__(dim, depth, both_ways(dim, layer, causal), causal=causal, mlp=mlp, hidden=hidden, norm=norms)

@@ -26,7 +26,7 @@ from architectures.backbone import Flops, SequenceMap, State, Tuning
 from architectures.ops.hippo import Reals, diagonal_zoh, legs_normal
 from architectures.ops.remember import Remembered
 from architectures.ops.scan import joined, planar_scan, planes, scan_flops
-from architectures.stack import Mixer, Stack, both_ways
+from architectures.stack import Mixer, Norm, Stack, both_ways, branch_norm
 
 GELU = 8
 SLOW = Tuning(lr_scale=0.25, decay=False)
@@ -90,6 +90,7 @@ class S5(Stack):
         dt_max: Annotated[float, "largest initial step"] = 0.1,
         mlp: Annotated[Mixer, "channel mixer after each state space; the paper has none"] = "swiglu",
         hidden: Annotated[int | None, "hidden width of the channel mixer; none given: 8/3 dim (swiglu) or 4 dim"] = None,
+        norm: Annotated[Norm, "before each branch; instance: over the sequence, for tasks that are not causal"] = "rms",
     ) -> None:
         size = states or dim
         if size < 2 or blocks < 1 or size % (2 * blocks):
@@ -100,7 +101,8 @@ class S5(Stack):
         def layer() -> SequenceMap:
             return StateSpace(dim, size, blocks, dt_min, dt_max)
 
-        super().__init__(dim, depth, both_ways(dim, layer, causal), causal=causal, mlp=mlp, hidden=hidden)
+        norms = branch_norm(norm, causal)
+        super().__init__(dim, depth, both_ways(dim, layer, causal), causal=causal, mlp=mlp, hidden=hidden, norm=norms)
 
 
 def _tensor(values: Reals) -> Tensor:

@@ -23,6 +23,7 @@ from architectures.ops.silu import gated_silu
 
 NORM = 7  # pointwise operations of a norm, for each element
 RMSNorm = partial(norms.RMSNorm, eps=1e-6)
+Norm = Literal["rms", "instance"]
 Mixer = Literal["swiglu", "gelu", "relu2", "moe", "none"]
 
 
@@ -188,7 +189,19 @@ class Stack(Layers):
             layers.append(Residual(norm(dim), layer()))
             if mlp != "none":
                 layers.append(Residual(norm(dim), channel_mixer(mlp, dim, hidden, bias)))
-        super().__init__(dim, layers, depth, norm(dim), causal=causal)
+        last = RMSNorm if norm is norms.InstanceNorm else norm  # a pooled answer reads the mean, which that would take away
+        super().__init__(dim, layers, depth, last(dim), causal=causal)
+
+
+def branch_norm(kind: Norm, causal: bool) -> Callable[[int], nn.Module]:
+    """What makes the norm before each branch.
+
+    Raises:
+        ValueError: an instance norm in a causal stack; it sees the whole sequence.
+    """
+    if kind == "instance" and causal:
+        raise ValueError("norm=instance sees the whole sequence; causal tasks need norm=rms")
+    return norms.InstanceNorm if kind == "instance" else RMSNorm
 
 
 def channel_mixer(kind: Literal["swiglu", "gelu", "relu2", "moe"], dim: int, hidden: int | None, bias: bool) -> SequenceMap:

@@ -42,7 +42,10 @@ def describe(text: str, dim: int, depth: int, length: int) -> dict[str, Any]:
 def _cost(cls: Any, given: dict[str, Any], dim: int, depth: int, length: int) -> dict[str, Any]:
     try:
         with torch.device("meta"):
-            backbone = cls(dim, depth, **given)
+            try:
+                backbone = cls(dim, depth, **given)
+            except ValueError:
+                backbone = cls(dim, depth, causal=False, **given)
     except (ValueError, TypeError) as error:
         raise UsageError(f"show {cls.__name__} at --dim {dim} --depth {depth}: {error}") from error
     flops = backbone.flops(length)

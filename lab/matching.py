@@ -59,6 +59,9 @@ def solve(match: Match, size: float, name: str, settings: dict[str, Any], task: 
                 best = min(best, (error, dim, choice), key=lambda fit: fit[0])
         if best[0] <= TOLERANCE:
             return best[1], settings | ({"hidden": best[2]} if best[2] else {})
+    if not best[1]:
+        with torch.device("meta"):
+            build(name, task, dim=64, depth=depth, settings=settings)  # says why
     nearest = f"the nearest is {at(*best[1:]):.4g}" if best[1] else "it refuses every width"
     raise UsageError(f"--size {size:g}: no width of {name} at depth {depth} comes within {TOLERANCE:.0%}; {nearest}")
 

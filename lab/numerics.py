@@ -56,16 +56,14 @@ def _at(subject: Subject, model: Backbone, exact: Backbone, length: int) -> Erro
     single = subject.read(model, x)
     with torch.autocast("cpu", torch.bfloat16):
         half = model(x)
+    exactly = _relative(single, subject.read(exact, x.double()))
+    if not model.causal:
+        return Errors(length, *exactly, None, *_relative(half, single))
     pieces, state = [], model.init_state(1)
     for piece in x.split([length // 2, 1, length // 4, length - length // 2 - 1 - length // 4], 1):
         y, state = model.stream(piece, state)
         pieces.append(y)
-    return Errors(
-        length,
-        *_relative(single, subject.read(exact, x.double())),
-        _relative(torch.cat(pieces, 1), single)[0],
-        *_relative(half, single),
-    )
+    return Errors(length, *exactly, _relative(torch.cat(pieces, 1), single)[0], *_relative(half, single))
 
 
 def _relative(y: Tensor, reference: Tensor) -> tuple[float, float]:
@@ -78,6 +76,8 @@ def table(found: Collection[Errors]) -> str:
     rows = [f"{'positions':>13}" + "".join(f"{title:>11}" for title in _COLUMNS)]
     for at in found:
         cells = (at.float32, at.float32_rms, at.streaming, at.bfloat16, at.bfloat16_rms)
-        shown = f"    {at.refused}" if at.refused else "".join(f"{cell:>11.1e}" for cell in cells)
+        shown = (
+            f"    {at.refused}" if at.refused else "".join(f"{'-':>11}" if cell is None else f"{cell:>11.1e}" for cell in cells)
+        )
         rows.append(f"{at.length:>13,}{shown}")
     return "\n".join(rows)

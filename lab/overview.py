@@ -7,6 +7,7 @@ python -m lab.overview PAGE.md lstm rwkv:version=4        only these
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -40,12 +41,11 @@ def forms(name: str) -> list[str]:
 
 
 def _builds(cls: type, key: str, choice: object) -> bool:
-    try:
-        with torch.device("meta"):
-            cls(SIZE["dim"], SIZE["depth"], **{key: choice})
-    except ValueError:
-        return False
-    return True
+    for causal in (True, False):
+        with torch.device("meta"), suppress(ValueError):
+            cls(SIZE["dim"], SIZE["depth"], causal=causal, **{key: choice})
+            return True
+    return False
 
 
 def summary(reports: Sequence[Report]) -> str:

@@ -35,6 +35,36 @@ class Mean(Backbone):
         return cost * (length * self.depth)
 
 
+class Whole(Mean):
+    """The mean of the whole sequence: healthy, but nothing for a causal task."""
+
+    def __init__(self, dim, depth, *, causal=True):
+        if causal:
+            raise ValueError("causal tasks need another one")
+        super().__init__(dim, depth)
+        self.causal = False
+
+    def init_state(self, batch):
+        raise TypeError("built with causal=False, it cannot stream")
+
+    def mix(self, x):
+        return x.mean(1, keepdim=True).expand_as(x)
+
+
+class WholeOfAllRows(Whole):
+    def mix(self, x):
+        return x.mean((0, 1), keepdim=True).expand_as(x)
+
+
+class CausalFormIsBroken(Whole):
+    """That it cannot be built is no refusal."""
+
+    def __init__(self, dim, depth, *, causal=True):
+        if causal:
+            raise TypeError("causal must be given as mode")
+        super().__init__(dim, depth, causal=False)
+
+
 class Decay(Backbone):
     """h = h/2 + W x, summed into the output: healthy, defined by `stream` alone."""
 
@@ -730,10 +760,11 @@ class ViewsItsInput(Mean):
         return super().forward(x.view(-1, self.dim).view(x.shape))
 
 
-HEALTHY = [Mean, Decay, Step, Dropout, ZeroStart, Attends, LongConvolution, Window, Universal]
+HEALTHY = [Mean, Whole, Decay, Step, Dropout, ZeroStart, Attends, LongConvolution, Window, Universal]
 FAULTS: list[tuple[type[Backbone], int, str]] = [  # the law that must refuse it, and words of its message
     (WrongShape, 1, "float32 (2, 16, 16), expected float32 (2, 1, 16)"),
     (OnlyFloat32, 1, "expected float64"),
+    (CausalFormIsBroken, 1, "TypeError: causal must be given as mode (while building it with dim=16, depth=2, causal=True)"),
     (NanAtOne, 1, "length 1, batch 2, float32, eval() gave a value that is not finite at position 0"),
     (ExplodingGradient, 1, "is not finite after backward of length 4096"),
     (BatchNorm, 2, "train()"),
@@ -755,6 +786,7 @@ FAULTS: list[tuple[type[Backbone], int, str]] = [  # the law that must refuse it
     (OtherForward, 3, "output at position 1 differs"),
     (MixesRows, 4, "row 0 of a batch changed by"),
     (MixesRowsInTraining, 4, "train()"),
+    (WholeOfAllRows, 4, "of a batch changed by"),
     (UnseededWeights, 4, "gave different values of scale"),
     (UnseededNoise, 4, "another output the second time"),
     (CountsInstances, 4, "building it twice from the same seed gave different values of layers.0.weight"),

@@ -51,6 +51,7 @@ MISTAKES = [
     (["compare", "--tasks", "recall:pairs=x"], 2, "pairs=x is not int"),
     (["compare", "--tasks", "recall:pairs=40"], 2, "pairs=40"),
     (["compare", "--seeds", "0"], 2, "--seeds 0"),
+    ([*RUN[:2], "s4:norm=instance", *RUN[3:]], 2, "causal tasks need norm=rms"),
     (["prepare", "pathfindr"], 2, "did you mean pathfinder"),
     (["prepare", "pathfinder:size=20"], 2, "size=20"),
     (["prepare", "pathfinder", "--workers", "0"], 2, "--workers 0"),

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from architectures.backbone import Flops
 from architectures.ops import gelu as gelu_module
 from architectures.ops import native, norm, silu
 from architectures.ops.gelu import gelu, gelu_definition
-from architectures.ops.norm import RMSNorm, rms_norm, rms_norm_definition
+from architectures.ops.norm import InstanceNorm, RMSNorm, rms_norm, rms_norm_definition
 from architectures.ops.short_convolution import ShortConvolution, short_convolution, short_convolution_definition
 from architectures.ops.silu import flat, gated_silu, gated_silu_definition
 from lab.laws.subject import noise
@@ -57,6 +58,17 @@ def test_norm_is_that_of_torch(form, eps, dtype):
     for scale in (1.0, 1e-12, 1e12):
         x = scale * noise(3, 65, 48, dtype=dtype)
         torch.testing.assert_close(mine(x), theirs(x), rtol=8 * torch.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1), (3, 65, 48)])
+def test_instance_norm_is_that_of_torch(shape):
+    mine = InstanceNorm(shape[-1]).double()
+    with torch.no_grad():
+        mine.weight.copy_(doubles(shape[-1], seed=1))
+        mine.bias.copy_(doubles(shape[-1], seed=2))
+    same(mine, lambda x: F.instance_norm(x.mT, weight=mine.weight, bias=mine.bias).mT, 3 + doubles(*shape), atol=1e-10)
+    assert mine(torch.full(shape, 7.0, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    torch.testing.assert_close(mine(doubles(2, 1, shape[-1])), mine.bias.expand(2, 1, -1))
 
 
 def test_norm_of_part_of_a_tensor(form):

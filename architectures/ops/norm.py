@@ -1,7 +1,10 @@
 """Root mean square norm: y = x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang & Sennrich, arXiv:1910.07467).
 
-Fast form: one compiled pass over memory there and one back (ops/kernels/norm.py), without gradients or from `SMALLEST` numbers
-on; below, what autograd does around it costs more. Elsewhere torch's own runs, which on a CPU is a row of pointwise operations.
+And the instance norm, over the positions of a sequence instead, each channel by itself (Ulyanov et al., arXiv:1607.08022).
+
+Fast form of the first: one compiled pass over memory there and one back (ops/kernels/norm.py), without gradients or from
+`SMALLEST` numbers on; below, what autograd does around it costs more. Elsewhere torch's own runs, which on a CPU is a row of
+pointwise operations.
 """
 
 from types import ModuleType
@@ -23,6 +26,19 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes width"]:
         return rms_norm(x, self.weight, torch.finfo(x.dtype).eps if self.eps is None else self.eps)
+
+
+class InstanceNorm(nn.Module):
+    """y = (x - mean) / sqrt(variance + eps) * weight + bias, of all positions and in the dtype of the weights."""
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width)), eps
+
+    def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
+        variance, mean = torch.var_mean(x.to(self.weight.dtype), 1, correction=0, keepdim=True)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return torch.addcmul(self.bias - mean * scale, x.to(self.weight.dtype), scale).to(x.dtype)
 
 
 def rms_norm(x: Float[Tensor, "*axes width"], weight: Float[Tensor, " width"] | None, eps: float) -> Float[Tensor, "*axes width"]:

@@ -76,7 +76,7 @@ def _default_dtype(subject: Subject) -> None:
     subject.doing = "building it"
     default = torch.get_default_dtype()
     try:
-        subject.make(subject.dim, subject.depth, **subject.settings)
+        subject.make(subject.dim, subject.depth, causal=subject.forms[0], **subject.settings)
         if torch.get_default_dtype() != default:
             raise Broken(f"building it changed torch's default dtype to {torch.get_default_dtype()}")
     finally:

@@ -14,6 +14,7 @@ from architectures.backbone import Backbone, LengthError
 LONG = 4096
 EXACT = 1e-9  # relative to the largest output, float64
 SEED = 20_240_229
+WHOLE = "it has no causal form"
 _WIDE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 
 
@@ -34,7 +35,7 @@ class Subject:
     """Whether the lab finds it by name."""
     doing: str = field(default="", init=False)
 
-    def awake(self, dtype: torch.dtype = torch.float32, *, causal: bool = True, seed: int = SEED) -> Backbone:
+    def awake(self, dtype: torch.dtype = torch.float32, *, causal: bool | None = None, seed: int = SEED) -> Backbone:
         """A new one in evaluation mode, with whatever starts at zero moved: a block that writes nothing would keep any law."""
         made = self.build(dtype, causal=causal, seed=seed)
         with torch.no_grad():
@@ -44,8 +45,12 @@ class Subject:
                     parameter += noise(*parameter.shape, seed=number).to(parameter.dtype) / math.sqrt(fan_in)
         return made
 
-    def build(self, dtype: torch.dtype = torch.float32, *, seed: int = SEED, depth: int = 0, causal: bool = True) -> Backbone:
-        """A new one in evaluation mode, as it initialises itself; `depth` 0 is the one under test."""
+    def build(
+        self, dtype: torch.dtype = torch.float32, *, seed: int = SEED, depth: int = 0, causal: bool | None = None
+    ) -> Backbone:
+        """A new one in evaluation mode, as it initialises itself; `depth` 0 is the one under test, `causal` None its first."""
+        if causal is None:
+            causal = self.forms[0]
         self.doing = f"building it with dim={self.dim}, depth={depth or self.depth}, causal={causal}"
         default = torch.get_default_dtype()
         try:
@@ -77,12 +82,16 @@ class Subject:
 
     @cached_property
     def forms(self) -> tuple[bool, ...]:
-        """The values of `causal` that it can be built with."""
-        try:
-            self.build(causal=False)
-        except Exception:
-            return (True,)
-        return (True, False)
+        """The values of `causal` that it can be built with; a causal form is lacking only where a ValueError says so."""
+
+        def lacks(causal: bool) -> bool:
+            try:
+                self.build(causal=causal)
+            except Exception as error:
+                return not causal or (isinstance(error, ValueError) and "causal" in str(error))
+            return False
+
+        return tuple(causal for causal in (True, False) if not lacks(causal)) or (True,)
 
     @cached_property
     def longest(self) -> int:
