@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
 import records
@@ -15,7 +16,7 @@ from matplotlib.text import Text
 
 from lab import analysis
 
-FIGURES = ["accuracy_by_slice", "quality_against_flops", "quality_by_task", "recall_against_size", "speed_by_task",
+FIGURES = ["accuracy_by_slice", "quality_against_flops", "quality_beyond_training", "quality_by_task", "speed_by_task",
            "throughput_against_length"]  # fmt: skip
 
 
@@ -119,11 +120,26 @@ def test_files_are_the_same_twice_and_hold_the_numbers(usual, tmp_path):
     for _, run in frame[frame["status"] == "done"].iterrows():
         assert scores[run["task"], run["architecture"], run["seed"]] == pytest.approx(run["score"])
     assert set(drawn["status"]) == {"done", "diverged", "failed", "baseline"}
-    assert len(pd.read_csv(tmp_path / "a" / "quality_against_flops.csv")) == curves["id"].isin(frame["id"]).sum()
     svg = (tmp_path / "a" / "quality_by_task.svg").read_text("utf-8")
     assert ElementTree.fromstring(svg) is not None
     assert ">transformer<" in svg
     assert "Score on the test split" in svg
+
+
+def test_training_curves_are_means_of_every_step_in_so_much_of_a_decade(usual):
+    frame, curves = usual
+    drawn = analysis.quality_against_flops(frame, curves).data
+    keys = ["task", "architecture", "seed"]
+    recorded = {key: run.sort_values("step") for key, run in curves.groupby(keys)}
+    for (column, row, seed), line in drawn.groupby(["column", "row", "seed"]):
+        run = recorded[column, row, seed]
+        weights = np.diff(run["step"], prepend=0)
+        assert line["step"].iloc[-1] == run["step"].iloc[-1]
+        gaps = np.diff(line["step"], prepend=0)
+        assert (line["loss"] * gaps).sum() == pytest.approx((run["loss"] * weights).sum())
+        inner = np.diff(np.log10(line["flops"].astype(float)))
+        assert len(line) <= 1 + 12 * np.log10(run["flops"].iloc[-1] / run["flops"].iloc[0]) + 1
+        assert (inner > 0).all()
 
 
 def test_writing_leaves_the_figure_as_it_was(usual, tmp_path):
@@ -146,7 +162,7 @@ def test_a_store_in_which_nothing_finished_has_a_report(tmp_path, status):
         records.Store(tmp_path).publish(lost)
     frame = analysis.results(tmp_path)
     assert analysis.throughput_against_length(frame) is None
-    assert analysis.recall_against_size(frame) is None
+    assert analysis.quality_beyond_training(frame) is None
     assert analysis.quality_against_flops(frame, analysis.curves(tmp_path)) is None
     page = analysis.write_report(frame, analysis.curves(tmp_path), tmp_path / "report", "lab run").read_text("utf-8")
     assert "no run has a score" in page

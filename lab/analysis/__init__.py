@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lab.analysis.plots import quality_against_flops, quality_by_task
     from lab.analysis.report import draw_all, write_report
     from lab.analysis.speed import speed_by_task, throughput_against_length
-    from lab.analysis.variants import accuracy_by_slice, recall_against_size
+    from lab.analysis.variants import accuracy_by_slice, quality_beyond_training
 
 _MODULES = {
     "benchmark": ("benchmark_chart", "benchmark_table"),
@@ -27,13 +27,13 @@ _MODULES = {
     "plots": ("quality_against_flops", "quality_by_task"),
     "report": ("draw_all", "write_report"),
     "speed": ("speed_by_task", "throughput_against_length"),
-    "variants": ("accuracy_by_slice", "recall_against_size"),
+    "variants": ("accuracy_by_slice", "quality_beyond_training"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "Chart", "accuracy_by_slice", "baselines", "benchmark_chart", "benchmark_table", "curves", "draw_all", "pairs",
-    "quality_against_flops", "quality_by_task",
-    "recall_against_size", "render", "results", "speed_by_task", "summary", "table", "throughput_against_length",
+    "quality_against_flops", "quality_beyond_training", "quality_by_task",
+    "render", "results", "speed_by_task", "summary", "table", "throughput_against_length",
     "verdicts", "write", "write_report",
 ]  # fmt: skip
 

@@ -19,6 +19,8 @@ from lab.analysis.statistics import baselines, references, summary
 from lab.analysis.styles import Style, only, styles
 from lab.analysis.text import score, wrapped_name
 
+POINTS_A_DECADE = 12
+"""Of a training curve; more would hide the lines behind their noise."""
 FARTHEST = 1.0
 """A baseline farther from the data than this many spans of the data is named at the edge instead of drawn."""
 
@@ -65,14 +67,13 @@ def quality_by_task(frame: pd.DataFrame) -> Chart:
 
 
 def quality_against_flops(frame: pd.DataFrame, curves: pd.DataFrame) -> Chart | None:
-    """A panel a task: training loss against training FLOPs, a line a run as recorded, and the test loss at its end.
+    """A panel a task: training loss against training FLOPs, a line a run, and the test loss at its end.
 
     None where no run has a curve.
     """
     frame = labelled(frame)
     runs = frame[["id", "row", "column", "status", "loss"]].rename(columns={"loss": "test_loss"})
-    data = curves[["id", "seed", "step", "flops", "loss"]].merge(runs, on="id")
-    data = data[(data["flops"] > 0) & (data["loss"] > 0)]
+    data = _thinned(curves[["id", "seed", "step", "flops", "loss"]]).merge(runs, on="id")
     if data.empty:
         return None
     columns, looks = columns_of(data), styles(frame["row"])
@@ -116,8 +117,8 @@ def quality_against_flops(frame: pd.DataFrame, curves: pd.DataFrame) -> Chart | 
     chart.data = data.drop(columns="id").sort_values(["column", "row", "seed", "step"], ignore_index=True)
     chart.caption = caption(
         frame,
-        "Training loss against training compute, logarithmic. A line a run, as recorded: each point is "
-        "the mean since the point before, without smoothing. Markers at the end: loss on the test split.",
+        "Training loss against training compute, logarithmic. A line a run: each point is the mean of all "
+        "batches since the point before. Markers at the end: loss on the test split.",
         interval=False,
     )
     ends = data.dropna(subset="test_loss").drop_duplicates("id").groupby(["column", "row"])["test_loss"].mean()
@@ -125,6 +126,16 @@ def quality_against_flops(frame: pd.DataFrame, curves: pd.DataFrame) -> Chart | 
         f"{row} on {column} {value:.3f}" for (column, row), value in ends.items()
     )
     return chart
+
+
+def _thinned(curves: pd.DataFrame) -> pd.DataFrame:
+    """Points of a run that lie in one part of a decade of FLOPs, as one: the mean over their steps, at the last of them."""
+    curves = curves[(curves["flops"] > 0) & (curves["loss"] > 0)].sort_values(["id", "step"])
+    steps = curves.groupby("id")["step"].diff().fillna(curves["step"])
+    part = np.floor(np.log10(curves["flops"].astype(float)) * POINTS_A_DECADE)
+    parts = curves.assign(steps=steps, total=curves["loss"] * steps, part=part).groupby(["id", "part"], sort=True)
+    thin = parts.agg({"seed": "last", "step": "last", "flops": "last", "steps": "sum", "total": "sum"}).reset_index()
+    return thin.assign(loss=thin["total"] / thin["steps"]).drop(columns=["part", "steps", "total"])
 
 
 def _dots(axes: Axes, part: pd.DataFrame, cells: pd.DataFrame, names: list[str], looks: dict[str, Style]) -> None:

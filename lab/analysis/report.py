@@ -22,7 +22,7 @@ from lab.analysis.plots import quality_against_flops, quality_by_task
 from lab.analysis.speed import by_length, speed_by_task, throughput_against_length
 from lab.analysis.statistics import baselines, leaders, pairs, references, summary
 from lab.analysis.text import cell, score
-from lab.analysis.variants import accuracy_by_slice, recall_against_size
+from lab.analysis.variants import accuracy_by_slice, quality_beyond_training
 from lab.analysis.verdicts import verdicts
 
 LARGEST_SVG, LARGEST_CSV = 1 << 20, 1 << 20
@@ -30,7 +30,7 @@ LARGEST_SVG, LARGEST_CSV = 1 << 20, 1 << 20
 TITLES = {
     "quality_by_task": "Quality at equal compute",
     "quality_against_flops": "Loss against compute",
-    "recall_against_size": "Beyond the trained size",
+    "quality_beyond_training": "Beyond what was trained on",
     "accuracy_by_slice": "By slice",
     "throughput_against_length": "Speed",
     "speed_by_task": "Speed of the runs",
@@ -98,7 +98,7 @@ def _charts(frame: pd.DataFrame, curves: pd.DataFrame) -> dict[str, Chart]:
     drawers: dict[str, Callable[[], Chart | None]] = {
         "quality_by_task": lambda: quality_by_task(frame),
         "quality_against_flops": lambda: quality_against_flops(frame, curves),
-        "recall_against_size": lambda: recall_against_size(frame),
+        "quality_beyond_training": lambda: quality_beyond_training(frame),
         "accuracy_by_slice": lambda: accuracy_by_slice(frame),
         "throughput_against_length": lambda: throughput_against_length(frame),
         "speed_by_task": lambda: None if by_length(labelled(frame))[0].empty else speed_by_task(frame),

@@ -23,7 +23,7 @@ _SLICE = re.compile(r"test\.[^@\[]+\[(?P<slice>[^=\]]+)=(?P<range>[^\]]*)\]")
 _HARDER = re.compile(r"test\.[^@\[]+@(?P<variant>.+)")
 
 
-def recall_against_size(frame: pd.DataFrame) -> Chart | None:
+def quality_beyond_training(frame: pd.DataFrame) -> Chart | None:
     """A panel for each task with harder variants: the score as trained, then at each variant in the order of its numbers.
 
     None where no run has such a score.
