@@ -196,6 +196,9 @@ class Stack(Layers):
 def branch_norm(kind: Norm, causal: bool) -> Callable[[int], nn.Module]:
     """What makes the norm before each branch.
 
+    `instance` stands in for the batch norm of the published recipes for images as sequences (S4, S5, LRU), in which rows of a
+    batch would meet: without a norm over positions none of the three learns Pathfinder in reasonable time (docs/pathfinder.md).
+
     Raises:
         ValueError: an instance norm in a causal stack; it sees the whole sequence.
     """

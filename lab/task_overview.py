@@ -51,6 +51,10 @@ def page(names: Sequence[str], folder: Path) -> str:
         "",
         "`make docs` writes this page; `lab show TASK` has settings and sources. In the examples each answer stands in brackets",
         "after the symbol at which it is asked for. Baselines are scores of answers that need no model.",
+        "[pathfinder.md](pathfinder.md) says how Pathfinder's images are drawn and what learns it; so learn five models ListOps",
+        "(`preset=laptop`):",
+        "",
+        "![Loss on ListOps](../results/published/listops/figures/quality_against_flops.png)",
         "",
     ]
     return "\n".join([*head, *(section(name, folder) + "\n" for name in names)])
