@@ -17,6 +17,7 @@ from architectures.stack import Mixer
 from lab import description, numerics, plugins
 from lab.conformance import Report, check
 from lab.laws import LAWS
+from lab.laws.subject import WHOLE
 
 LENGTHS = tuple(length for length in numerics.LENGTHS if length <= 4096)
 SIZE = {"dim": 64, "depth": 2, "length": 256}
@@ -64,6 +65,7 @@ def summary(reports: Sequence[Report]) -> str:
 
 def _marks(report: Report) -> list[str]:
     kept = {result.law: result.status == "passed" for result in report.results if result.title != "construction"}
+    kept |= {result.law: None for result in report.results if result.message == WHOLE}
     return [{True: "✓", False: "✗", None: "-"}[kept.get(law)] for law, _, _ in LAWS]
 
 
@@ -80,7 +82,9 @@ def page(chosen: Sequence[str]) -> str:
         "# Architectures",
         "",
         "`make docs` writes this page. Parameters, forward FLOPs a token (contraction and mixing; one sequence) and state are",
-        f"those at {size}. A law is kept (✓) or broken (✗); what each says is in [lab/laws](../lab/laws).",
+        f"those at {size}. A law is kept (✓), broken (✗) or without an object (-), as streaming",
+        "where there is no causal form, which reads in both directions with twice the parameters; what each says is in",
+        "[lab/laws](../lab/laws).",
         f"Errors are the largest at {LENGTHS[-1]:,} positions, or at the most below that it reads, relative to the largest",
         "output: float32 against float64, bfloat16 autocast against float32, at dim=16, depth=2, as initialised.",
         "`lab check NAME --verbose` has them by length.",
@@ -93,7 +97,7 @@ def page(chosen: Sequence[str]) -> str:
         print(report, file=sys.stderr, flush=True)
         found = description.describe(text, **SIZE)
         flops = found["flops_per_token"]["contraction"] + found["flops_per_token"]["mixing"]
-        cost = [f"{found['parameters']:,}", f"{flops:,.0f}", f"{found['state_size']:,}"]
+        cost = [f"{found['parameters']:,}", f"{flops:,.0f}", "-" if found["state_size"] is None else f"{found['state_size']:,}"]
         lines.append(_row([f"`{text}`", *cost, *_marks(report), *_errors(report)]))
     names = dict.fromkeys(text.partition(":")[0] for text in chosen)
     lines += ["", "| | what it is, and where from |", "| --- | --- |"]
