@@ -102,7 +102,7 @@ def test_all_ends_with_the_summary(monkeypatch, capsys):
 
 def test_forms_are_the_choices_of_an_architecture():
     assert overview.forms("rwkv") == ["rwkv", "rwkv:version=4", "rwkv:version=5", "rwkv:version=6"]
-    assert overview.forms("s4") == ["s4", "s4:kernel=diagonal"]
+    assert overview.forms("s4") == ["s4", "s4:kernel=diagonal", "s4:norm=instance"], "also what has no causal form"
     assert overview.forms("lstm") == ["lstm"]
 
 
