@@ -7,8 +7,9 @@ first asked for, and shards under `$LAB_CACHE` or `~/.cache/sequence-lab` keep t
 makes them all at once. A seed decides their order, not the images.
 
 The default of 16 pixels is a laptop's size and ours; 32, 64, 128 and 256 are published ones. The distance between the markers
-alone answers 60 % at 16 pixels and 53 % at 32. A model learns nothing for long and then at once: a score of chance says little
-before some ten passes over the images. docs/pathfinder.md compares the images with those of the public generator.
+alone answers 60 % at 16 pixels and 53 % at 32. A model learns nothing for long and then at once, and how long hangs on its norm
+more than on anything else: try `norm=instance` before a score of chance is believed. docs/pathfinder.md compares the images with
+those of the public generator.
 
 python -m tasks.pathfinder docs/pathfinder.png      draws examples of each size
 """
