@@ -7,6 +7,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def span(values: pd.Series) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def several(names: list[str], last: str = "and") -> str:
+def several(names: Sequence[str], last: str = "and") -> str:
     """a, b and c."""
     return f" {last} ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else "none"
 

@@ -107,17 +107,19 @@ def _among(names: list[str], tied) -> list[str]:
 
 def _floors(order: list[str], cells: pd.DataFrame, floors: pd.DataFrame, higher: bool) -> list[str]:
     """Which architectures do not beat chance (by their interval, where there is one), and which baselines nobody beats."""
-    clauses = []
+    stand: dict[tuple[str, ...], list[str]] = {}
     for name, value in zip(floors["name"], floors["value"], strict=True):
-        beaten_by = [row for row in order if _beats(cells.loc[row], value, higher)]
-        losers = [row for row in order if row not in beaten_by]
-        if losers and not beaten_by:
-            clauses.append(f"none is shown to beat {_named(name)}")
-            if name == "chance":  # the weakest: the others would only say it again
-                break
-        elif losers:
-            clauses.append(f"{several(losers)} {'are' if len(losers) > 1 else 'is'} not shown to beat {_named(name)}")
-    return clauses
+        losers = tuple(row for row in order if not _beats(cells.loc[row], value, higher))
+        if losers:
+            stand.setdefault(losers, []).append(_named(name))
+        if len(losers) == len(order) and name == "chance":  # the weakest: the others would only say it again
+            break
+    return [
+        f"none is shown to beat {several(names, 'or')}"
+        if len(losers) == len(order)
+        else f"{several(losers)} {'are' if len(losers) > 1 else 'is'} not shown to beat {several(names, 'or')}"
+        for losers, names in stand.items()
+    ]
 
 
 def _named(baseline: str) -> str:
