@@ -350,6 +350,45 @@ def check(
 
 
 @app.command
+def verify(
+    runs: Annotated[list[str] | None, Parameter(negative="")] = None,
+    /,
+    *,
+    all: Flag = False,
+    results: str = "results",
+    plugin: Names | None = None,
+) -> int:
+    """Recompute what a record says: id, FLOPs, data, curve, ranges; a line for each thing that is off, and exit code 1.
+
+    Parameters
+    ----------
+    runs
+        Ids, or folders of results/runs.
+    all
+        Verify every run of a store.
+    results
+        Folder of the runs.
+    plugin
+        Python files with an architecture or a task that the runs used. Their code is run.
+    """
+    if bool(runs) == all:
+        raise UsageError("verify: name runs by id or folder, or give --all")
+    from lab import plugins
+    from lab.run import Store
+    from lab.verification import folders
+    from lab.verification import verify as verify_one
+
+    for file in plugin or []:
+        plugins.add_file(file)
+    sound = True
+    for folder in folders(runs or [], Store(results)):
+        verdict = verify_one(folder)
+        sound &= not verdict.faults
+        print(verdict, flush=True)
+    return 0 if sound else 1
+
+
+@app.command
 def new_architecture(name: str, /) -> None:
     """Write NAME.py, an architecture that keeps every law, to start from.
 
