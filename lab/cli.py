@@ -389,6 +389,25 @@ def verify(
 
 
 @app.command
+def doctor(*, results: str = "results") -> int:
+    """Say what is broken in the store, the cache and the installation, and how to mend it; exit code 1 if anything is.
+
+    Parameters
+    ----------
+    results
+        Folder of the runs.
+    """
+    from lab.doctor import examine
+
+    found = examine(results)
+    for line in found:
+        print(" ".join(line.split()))
+    if not found:
+        print("nothing is broken")
+    return 1 if found else 0
+
+
+@app.command
 def new_architecture(name: str, /) -> None:
     """Write NAME.py, an architecture that keeps every law, to start from.
 

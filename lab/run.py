@@ -166,6 +166,17 @@ class Store:
                 return
             yield True
 
+    def held(self, run_id: str) -> bool:
+        """Whether a process has a run in hand; looks only."""
+        try:
+            with open(self.folder(run_id) / "lock") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
 
 def canonical_json(value: Any) -> str:
     """The one JSON form of a value: sorted keys, no spaces, no NaN."""
