@@ -72,6 +72,12 @@ def parts(path: str | Path) -> tuple[Path, Path, Path]:
     return newest, newest.with_name(f"{newest.name}.previous"), newest.with_name(f"{newest.name}.sha256")
 
 
+def broken(path: str | Path) -> list[Path]:
+    """Those of a checkpoint and the one before it that were cut or changed."""
+    *files, sums = parts(path)
+    return [file for file in files if file.exists() and _digest(file) not in _known(sums)]
+
+
 def _digest(file: Path) -> str:
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -101,6 +101,7 @@ def compare(
     workers: int | None = None,
     study: str = "default",
     setup: Setup = Setup(),
+    leak_gate: Annotated[bool, Parameter(negative="--no-leak-gate")] = True,
     out: str | None = None,
     json: Flag = False,
 ) -> int:
@@ -120,6 +121,8 @@ def compare(
         Runs side by side, one thread each; as many as there are cores where none is given.
     study
         Where what is not given comes from: a study of the lab by name (default, mad), or a TOML file of your own.
+    leak_gate
+        Refuse a backbone that sees the future of a causal task; --no-leak-gate trains it, and records and reports say so.
     out
         Folder for figures and report; <results>/compare where none is given.
     json
@@ -140,6 +143,7 @@ def compare(
         planner=setup.planner(),
         plugin_files=setup.plugin or [],
         started=_STARTED,
+        leak_gate=leak_gate,
     )
     if json:
         _print_json(frame)
@@ -158,6 +162,7 @@ def run(
     threads: int = 1,
     setup: Setup = Setup(),
     resume: Annotated[bool, Parameter(negative="--restart")] = True,
+    leak_gate: Annotated[bool, Parameter(negative="--no-leak-gate")] = True,
     json: Flag = False,
 ) -> int:
     """Train one architecture on one task; the same command again continues or finds the run.
@@ -176,6 +181,8 @@ def run(
         Threads of this process. One, as in compare, gives the very numbers of compare.
     resume
         Continue from the checkpoint, or find the finished run; --restart forgets both.
+    leak_gate
+        Refuse a backbone that sees the future of a causal task; --no-leak-gate trains it, and records and reports say so.
     json
         Print the record as JSON.
     """
@@ -183,7 +190,7 @@ def run(
 
     return single.run(
         setup.planner(), architecture, task, budget, seed, setup.results,
-        threads=threads, resume=resume, as_json=json, started=_STARTED,
+        threads=threads, resume=resume, leak_gate=leak_gate, as_json=json, started=_STARTED,
     )  # fmt: skip
 
 
@@ -340,6 +347,64 @@ def check(
     elif all:
         print(overview.summary(list(reports.values())))
     return 0 if builtins.all(report.passed for report in reports.values()) else 1
+
+
+@app.command
+def verify(
+    runs: Annotated[list[str] | None, Parameter(negative="")] = None,
+    /,
+    *,
+    all: Flag = False,
+    results: str = "results",
+    plugin: Names | None = None,
+) -> int:
+    """Recompute what a record says: id, FLOPs, data, curve, ranges; a line for each thing that is off, and exit code 1.
+
+    Parameters
+    ----------
+    runs
+        Ids, or folders of results/runs.
+    all
+        Verify every run of a store.
+    results
+        Folder of the runs.
+    plugin
+        Python files with an architecture or a task that the runs used. Their code is run.
+    """
+    if bool(runs) == all:
+        raise UsageError("verify: name runs by id or folder, or give --all")
+    from lab import plugins
+    from lab.run import Store
+    from lab.verification import folders
+    from lab.verification import verify as verify_one
+
+    for file in plugin or []:
+        plugins.add_file(file)
+    sound = True
+    for folder in folders(runs or [], Store(results)):
+        verdict = verify_one(folder)
+        sound &= not verdict.faults
+        print(verdict, flush=True)
+    return 0 if sound else 1
+
+
+@app.command
+def doctor(*, results: str = "results") -> int:
+    """Say what is broken in the store, the cache and the installation, and how to mend it; exit code 1 if anything is.
+
+    Parameters
+    ----------
+    results
+        Folder of the runs.
+    """
+    from lab.doctor import examine
+
+    found = examine(results)
+    for line in found:
+        print(" ".join(line.split()))
+    if not found:
+        print("nothing is broken")
+    return 1 if found else 0
 
 
 @app.command

@@ -31,11 +31,13 @@ def compare(
     planner: Planner | None = None,
     plugin_files: Sequence[str] = (),
     started: float | None = None,
+    leak_gate: bool = True,
 ) -> DataFrame:
     """Every architecture on every task at every budget with seeds 0 ... seeds-1; a row a run, as `lab.results` gives.
 
     Runs that are in the store are not done again. Files with plug-ins are made known first; their code is run. The time to the
-    first step is told from `started` (of time.monotonic) on, or from the call.
+    first step is told from `started` (of time.monotonic) on, or from the call. Without `leak_gate`, backbones that see the future
+    are trained too.
 
     Raises:
         UsageError: something in the request is unknown, ill-typed or refused; nothing was started.
@@ -44,7 +46,7 @@ def compare(
     if workers is not None and not 1 <= workers <= 1024:
         raise UsageError(f"--workers {workers}: must be from 1 to 1024")
     called = time.monotonic()
-    pool = Pool(workers or cores(), results, plugin_files)  # first of all: its processes import while this one plans
+    pool = Pool(workers or cores(), results, plugin_files, leak_gate=leak_gate)  # first of all: it imports while this one plans
     try:
         for file in plugin_files:
             plugins.add_file(file)

@@ -19,6 +19,7 @@ from typing import Any
 from lab.run import Run, Spec, Store
 
 ATTEMPTS = 3
+NO_LEAK_GATE = "--no-leak-gate"
 Listener = Callable[[Spec, dict[str, Any]], None]
 """Told of every event: {"event": "step", "step", "steps", "loss"}, {"event": "end", "status", ...} or {"event": "died", ...}."""
 
@@ -26,8 +27,8 @@ Listener = Callable[[Spec, dict[str, Any]], None]
 class Pool:
     """`workers` processes, started at once (importing torch and Lightning takes seconds) and waiting for work."""
 
-    def __init__(self, workers: int, results: str, plugin_files: Sequence[str]) -> None:
-        self._command = [sys.executable, "-m", "lab.worker", results, *plugin_files]
+    def __init__(self, workers: int, results: str, plugin_files: Sequence[str], *, leak_gate: bool = True) -> None:
+        self._command = [sys.executable, "-m", "lab.worker", *([] if leak_gate else [NO_LEAK_GATE]), results, *plugin_files]
         self._store = Store(results)
         self._processes: list[subprocess.Popen[str] | None] = [self._start() for _ in range(workers)]
         self._stopping = threading.Event()

@@ -41,9 +41,7 @@ class Model(nn.Module):
         lengths: Int[Tensor, "size *towers"] | None = None,
     ) -> Float[Tensor, "size *answers outputs"]:
         """Predictions at `positions`, at every position where None is given, or one a sequence in a pooled task."""
-        if self.towers == 2:
-            inputs = rearrange(inputs, "size (two half) ... -> (size two) half ...", two=2)
-        y = self.backbone(self.read(inputs))
+        y = self.backbone(self.read(self.halves(inputs)))
         if self.pooled:
             y = y.mean(1) if lengths is None else mean_of_first(y, lengths.flatten())
             if self.towers == 2:
@@ -54,6 +52,10 @@ class Model(nn.Module):
         elif positions is not None:
             y = y.gather(1, positions[:, :, None].expand(-1, -1, y.shape[-1]))
         return self.head(y)
+
+    def halves(self, inputs: Shaped[Tensor, "size length *dim"]) -> Shaped[Tensor, "rows positions *dim"]:
+        """What the backbone reads as a row: a sequence, or with two towers each half of it."""
+        return rearrange(inputs, "size (two half) ... -> (size two) half ...", two=2) if self.towers == 2 else inputs
 
     def in_pieces(
         self, inputs: Shaped[Tensor, "size length *dim"], positions: Int[Tensor, "size answers"], piece: int

@@ -21,6 +21,7 @@ from lab.errors import UsageError
 
 SCHEMA = 1
 Status = Literal["done", "diverged", "failed", "interrupted"]
+LeakGate = Literal["", "passed", "refused", "not causal", "off"]
 FINAL = ("done", "diverged")
 
 
@@ -74,6 +75,8 @@ class Run:
     throughput: tokens a second through the backbone, forward and backward, by length.
     references: published scores on the task's very settings, each with name, score and source.
     reason: why the status is not `done`. refused: harder variants that the architecture cannot read, with its reason.
+    leak_gate: what it said: "passed", "refused", "not causal" where there is no future to see, "off" where it was not asked,
+    empty in older records. It changes no number of a run, so it is no part of the spec.
     """
 
     id: str
@@ -98,6 +101,7 @@ class Run:
     throughput: dict[str, float] = field(default_factory=dict)
     reason: str = ""
     refused: dict[str, str] = field(default_factory=dict)
+    leak_gate: LeakGate = ""
     environment: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
@@ -161,6 +165,17 @@ class Store:
                 yield False
                 return
             yield True
+
+    def held(self, run_id: str) -> bool:
+        """Whether a process has a run in hand; looks only."""
+        try:
+            with open(self.folder(run_id) / "lock") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
 
 def canonical_json(value: Any) -> str:

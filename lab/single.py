@@ -32,6 +32,7 @@ def run(
     *,
     threads: int,
     resume: bool,
+    leak_gate: bool,
     as_json: bool,
     started: float,
 ) -> int:
@@ -61,7 +62,8 @@ def run(
             for file in (folder / "run.json", folder / "curve.jsonl", *parts(folder / "checkpoint")):
                 file.unlink(missing_ok=True)
         if not store.final(run_id):
-            status = train(planned.spec, store, progress=Ticker(say, started), stop=asked_to_stop.is_set).status
+            ticker = Ticker(say, started)
+            status = train(planned.spec, store, progress=ticker, stop=asked_to_stop.is_set, leak_gate=leak_gate).status
             if status == "interrupted":
                 say(f"interrupted, and resumable by the same command; its checkpoint is {folder / 'checkpoint'}")
                 return EXIT[status]
@@ -79,8 +81,11 @@ def summary(record: dict[str, Any], folder: Path) -> str:
     for split, scores in record["scores"].items():
         whole = [f"{name} {_number(value)}" for name, value in scores.items() if "[" not in name]
         lines.append(f"{split:<11} {', '.join(whole)}")
-    lines.append("baselines   " + ", ".join(f"{name} {_number(value)}" for name, value in record["baselines"].items()))
+    if record["baselines"]:
+        lines.append("baselines   " + ", ".join(f"{name} {_number(value)}" for name, value in record["baselines"].items()))
     lines += [f"refused     {name}: {reason}" for name, reason in record["refused"].items()]
+    if record.get("leak_gate") == "off":
+        lines.append("leak gate   off: whether it sees the future was not tried")
     lines.append(
         f"spent       {shown(record['flops'])} of {shown(spec['budget'])} FLOPs in {record['steps']:,} steps, "
         f"{record['tokens']:,} tokens, {record['seconds']:.1f} s; {record['parameters']:,} parameters"

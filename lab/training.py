@@ -25,6 +25,7 @@ from lab import machine, plugins
 from lab.budget import TRAIN_OVER_FORWARD, step_flops, steps_for
 from lab.checkpoint import DurableIO, random_states, restore_random_states
 from lab.evaluation import evaluate_all
+from lab.gate import Leak, gate
 from lab.model import Model, build, build_task, count_parameters, state_size
 from lab.recipe import Recipe
 from lab.run import Run, Spec, Store, write_durably
@@ -179,18 +180,40 @@ def plan_steps(model: Model, task: Task, spec: Spec) -> tuple[int, int]:
     return steps_for(spec.budget, per_step), per_step
 
 
-def train(spec: Spec, store: Store, *, progress: Progress = lambda *_: None, stop: Callable[[], bool] = bool) -> Run:
+def train(
+    spec: Spec,
+    store: Store,
+    *,
+    progress: Progress = lambda *_: None,
+    stop: Callable[[], bool] = bool,
+    leak_gate: bool = True,
+) -> Run:
     """Carry out a run, from its checkpoint if it has one, and publish it.
 
-    A run that diverges is published with that status. `stop` is asked after every step; once it says yes the checkpoint is
-    written and a Run with status `interrupted` returned, which is not published.
+    A run that diverges is published with that status; one whose backbone sees the future, unless `leak_gate` is off, as
+    failed. `stop` is asked after every step; once it says yes the checkpoint is written and a Run with status `interrupted`
+    returned, which is not published.
     """
     process = machine.tune()
     task = build_task(spec.names[1], spec.task_settings)
     if task.data != spec.data:
         raise ValueError(f"the data behind {spec.task} changed: expected hash {spec.data[:12]}, found {task.data[:12]}")
+
+    def make() -> Model:
+        return build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings)
+
+    looked = "off"
+    if leak_gate:
+        try:
+            looked = "passed" if gate(make, task, spec.seed) else "not causal"
+        except Leak as leak:
+            reason = f"{spec.architecture} sees the future: {leak}; lab check {spec.architecture} looks closer"
+            run = Run(id=spec.id, spec=spec, status="failed", reason=reason, leak_gate="refused",
+                      environment=machine.environment() | {"process": process})  # fmt: skip
+            store.publish(run)
+            return run
     torch.manual_seed(spec.seed)
-    model = build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings)
+    model = make()
     recipe = Recipe(**spec.recipe)
     steps, per_step = plan_steps(model, task, spec)
     folder = store.folder(spec.id)
@@ -230,6 +253,7 @@ def train(spec: Spec, store: Store, *, progress: Progress = lambda *_: None, sto
         throughput=throughput(model.backbone, spec.precision) if status == "done" else {},
         reason=reason,
         refused=refused,
+        leak_gate=looked,
         environment=machine.environment() | {"process": process},
     )
     if status != "interrupted":

@@ -14,10 +14,11 @@ import traceback
 from typing import Any
 
 from lab import plugins
+from lab.engine import NO_LEAK_GATE
 from lab.run import Run, Spec, Store
 
 
-def main(results: str, plugin_files: list[str]) -> None:
+def main(results: str, plugin_files: list[str], leak_gate: bool) -> None:
     """Serve until standard input ends."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -50,13 +51,13 @@ def main(results: str, plugin_files: list[str]) -> None:
         with open(_log(store, spec), "a", encoding="utf-8") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-        run = carry_out(spec, store, training, tell, orphaned)
+        run = carry_out(spec, store, training, tell, orphaned, leak_gate)
         if run["status"] == "interrupted":
             return
         tell("end", **run)
 
 
-def carry_out(spec: Spec, store: Store, training: Any, tell: Any, orphaned: threading.Event) -> dict[str, Any]:
+def carry_out(spec: Spec, store: Store, training: Any, tell: Any, orphaned: threading.Event, leak_gate: bool) -> dict[str, Any]:
     """Do one run unless it is done; another process that has it in hand is waited for. What became of it, in brief."""
     while not orphaned.is_set():
         with store.claim(spec.id) as mine:
@@ -69,6 +70,7 @@ def carry_out(spec: Spec, store: Store, training: Any, tell: Any, orphaned: thre
                         store,
                         progress=lambda step, steps, loss: tell("step", step=step, steps=steps, loss=loss),
                         stop=orphaned.is_set,
+                        leak_gate=leak_gate,
                     )
                 except Exception as error:
                     traceback.print_exc()
@@ -90,4 +92,5 @@ def _log(store: Store, spec: Spec) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    given = [argument for argument in sys.argv[1:] if argument != NO_LEAK_GATE]
+    main(given[0], given[1:], NO_LEAK_GATE not in sys.argv)

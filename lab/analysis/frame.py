@@ -14,8 +14,8 @@ COLUMNS = (
     "id", "status", "architecture", "task", "dim", "depth", "seed", "budget", "batch", "precision", "lr", "length", "params",
     "flops", "tokens", "steps", "planned_steps", "flops_per_token", "evaluation_flops", "state_size", "seconds",
     "peak_memory", "metric", "higher_is_better", "score", "loss", "chance", "baselines", "references", "refused",
-    "throughput", "reason", "settings", "recipe", "code", "data", "commit", "device", "processor", "threads", "started",
-    "environment",
+    "throughput", "reason", "leak_gate", "settings", "recipe", "code", "data", "commit", "device", "processor", "threads",
+    "started", "environment",
 )  # fmt: skip
 """Columns of every frame of results; `test.<name>` and `validation.<name>` follow for each score."""
 CURVE_COLUMNS = ("id", "architecture", "task", "budget", "seed", "step", "tokens", "flops", "seconds", "loss")
@@ -141,6 +141,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         "refused": record.get("refused") or {},
         "throughput": record.get("throughput") or {},
         "reason": record.get("reason") or "",
+        "leak_gate": record.get("leak_gate") or "",
         "settings": _canonical({"architecture": spec.get("settings"), "task": spec.get("task_settings")}),
         "recipe": _canonical(recipe),
         "code": _canonical(spec.get("code") or {}),

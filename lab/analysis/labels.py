@@ -137,10 +137,13 @@ def caption(frame: pd.DataFrame, shown: str, interval: bool = True) -> str:
 
 
 def outcome(frame: pd.DataFrame) -> str:
-    """How many runs finished, diverged, failed."""
+    """How many runs finished, diverged, failed, and how many were made without the leak gate."""
     counts = frame["status"].value_counts()
     finished = f"{counts.get('done', 0)} of {len(frame)} runs finished"
-    return ", ".join([finished, *(f"{counts[s]} {s}" for s in ("diverged", "failed", "interrupted") if s in counts)])
+    lost = [f"{counts[status]} {status}" for status in ("diverged", "failed", "interrupted") if status in counts]
+    ungated = frame[frame["leak_gate"] == "off"] if "leak_gate" in frame else frame[:0]
+    made = f"{len(ungated)} made without the leak gate ({several(sorted(set(ungated['architecture'])))})"
+    return ", ".join([finished, *lost, *([made] if len(ungated) else [])])
 
 
 def environments(frame: pd.DataFrame) -> dict[str, str]:

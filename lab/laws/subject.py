@@ -37,13 +37,7 @@ class Subject:
 
     def awake(self, dtype: torch.dtype = torch.float32, *, causal: bool | None = None, seed: int = SEED) -> Backbone:
         """A new one in evaluation mode, with whatever starts at zero moved: a block that writes nothing would keep any law."""
-        made = self.build(dtype, causal=causal, seed=seed)
-        with torch.no_grad():
-            for number, parameter in enumerate(made.parameters()):
-                if not parameter.any():
-                    fan_in = parameter.shape[-1] if parameter.ndim > 1 else 16
-                    parameter += noise(*parameter.shape, seed=number).to(parameter.dtype) / math.sqrt(fan_in)
-        return made
+        return wake(self.build(dtype, causal=causal, seed=seed))
 
     def build(
         self, dtype: torch.dtype = torch.float32, *, seed: int = SEED, depth: int = 0, causal: bool | None = None
@@ -119,6 +113,16 @@ class Subject:
     def lengths(self, *wanted: int) -> list[int]:
         """The wanted lengths, none beyond the longest that it reads."""
         return sorted({min(length, self.longest) for length in wanted})
+
+
+def wake(model: Backbone) -> Backbone:
+    """Whatever starts at zero moved, in place."""
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            if not parameter.any():
+                fan_in = parameter.shape[-1] if parameter.ndim > 1 else 16
+                parameter += noise(*parameter.shape, seed=number).to(parameter) / math.sqrt(fan_in)
+    return model
 
 
 def widen(model: Backbone) -> Backbone:

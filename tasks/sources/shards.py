@@ -36,6 +36,21 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sequence-lab"
 
 
+def damaged(folder: Path) -> list[Path]:
+    """The shards of a cache whose bytes are not those that were written."""
+    return [path for path in sorted(folder.glob("*/*.rows")) if not _whole_and_unchanged(path)]
+
+
+def abandoned(folder: Path) -> list[Path]:
+    """What killed writers left half written in a cache."""
+    return [path for path in sorted(folder.glob("*/*.part")) if time.time() - path.stat().st_mtime > STALE]
+
+
+def _whole_and_unchanged(path: Path) -> bool:
+    content = path.read_bytes()
+    return hashlib.sha256(content[:-DIGEST]).digest() == content[-DIGEST:]
+
+
 @dataclass(frozen=True)
 class Shards:
     """`count` rows, made by `make(first, count)` in shards of `per_shard` when they are first asked for.
@@ -113,8 +128,7 @@ class Shards:
         return path.exists() and path.stat().st_size == self._bytes(shard) + DIGEST
 
     def _sound(self, shard: int) -> bool:
-        content = self._path(shard).read_bytes()
-        return hashlib.sha256(content[:-DIGEST]).digest() == content[-DIGEST:]
+        return _whole_and_unchanged(self._path(shard))
 
     def _opened(self, shard: int) -> np.ndarray:
         if not self._whole(shard):
