@@ -1,21 +1,19 @@
 """Compute-optimal frontiers from iso-FLOP sweeps, and the compute multiplier between two of them.
 
 At each budget a parabola in ln params through ln loss, within a factor of 4 of the best size, gives the loss at the optimal size
-(Hoffmann et al., arXiv:2203.15556, approach 2). An optimum at the edge of the sizes only bounds the loss from above: the budget is
-censored. Between budgets ln flops is interpolated monotonically (PCHIP, Fritsch and Carlson 1980) as a function of ln loss: no
+(Hoffmann et al., arXiv:2203.15556, approach 2). An optimum at the edge of the sizes only bounds the loss from above: the budget
+is censored. Between budgets ln flops is interpolated monotonically (PCHIP, Fritsch and Carlson 1980) as a function of ln loss: no
 asymptote is fitted and nothing is extrapolated.
 
 The multiplier of a over b is M(loss) = flops that b needs / flops that a needs; above 1, a needs less. Intervals are percentiles
 over replicates that redo the whole path, with half-widths times `WIDENING`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import Akima1DInterpolator
 from scipy.special import chdtrc, stdtr
 
 from lab.analysis.statistics import LEVEL
@@ -48,7 +46,7 @@ class Reading(float):
     band_high: float
     reason: str
 
-    def __new__(cls, value: float = np.nan, interval: Sequence[float] = (np.nan,) * 2, band: Any = None, reason: str = ""):
+    def __new__(cls, value: float = np.nan, interval: Any = (np.nan, np.nan), band: Any = None, reason: str = ""):
         self = super().__new__(cls, value)
         self.low, self.high = (float(end) for end in interval)
         self.band_low, self.band_high = (float(end) for end in (interval if band is None else band))
@@ -65,11 +63,11 @@ class Reading(float):
 class Frontier:
     """Lowest loss for each budget.
 
-    points: a row a budget, ascending: flops; runs; sizes; params, tokens and loss at the optimal size; loss_low and loss_high; se of
-    ln loss; status (`ok`, else censored: `edge`, `no minimum`, `too few sizes`); beyond: on which side a size is missing; cubic_p: of
-    the test for a cubic term; akima_loss: the least value of an Akima spline; stable: share of the replicates that are ok; note.
-    params_exponent, tokens_exponent: slopes of ln params and ln tokens against ln flops over budgets that are not censored.
-    log_loss, log_params: replicates x budgets, NaN where censored.
+    points: a row a budget, ascending: flops; runs; sizes; params, tokens and loss at the optimal size; loss_low and loss_high; se
+    of ln loss; status (`ok`, else censored: `edge`, `no minimum`, `too few sizes`); beyond: on which side a size is missing;
+    cubic_p: of the test for a cubic term; akima_loss: the least value of an Akima spline; stable: share of the replicates that
+    are ok; note. params_exponent, tokens_exponent: slopes of ln params and ln tokens against ln flops over budgets that are not
+    censored. log_loss, log_params: replicates x budgets, NaN where censored.
     """
 
     points: pd.DataFrame
@@ -103,9 +101,9 @@ class Multiplier:
     """M(loss) = flops of b / flops of a at equal loss, only where it is valid.
 
     curve: a row a loss, descending: loss; flops_a, flops_b; multiplier; low, high: pointwise; band_low, band_high: simultaneous;
-    defined: share of the replicates; valid; reason. interval, flops: least and greatest valid loss, and b's FLOPs there; NaN if none.
-    slope: d ln M / d ln flops of b. scaling: `a constant factor`, `scale-dependent`, or why that cannot be told. verdict: who needs
-    less. reason: why there is no multiplier at all.
+    defined: share of the replicates; valid; reason. interval, flops: least and greatest valid loss, and b's FLOPs there; NaN if
+    none. slope: d ln M / d ln flops of b. scaling: `a constant factor`, `scale-dependent`, or why that cannot be told. verdict:
+    who needs less. reason: why there is no multiplier at all.
     """
 
     curve: pd.DataFrame
@@ -125,14 +123,16 @@ class Multiplier:
         if not low * (1 - 1e-9) <= loss <= high * (1 + 1e-9):  # the ends came through a logarithm
             beyond = [_unreached(name, front, loss) for name, front in (("a", self.a), ("b", self.b))]
             found = "; ".join(filter(None, [self.reason, *beyond]))
-            return Reading(reason=found or f"loss {loss:.4g} is outside {low:.4g} to {high:.4g}, where {DEFINED:.0%} of replicates agree")
+            return Reading(
+                reason=found or f"loss {loss:.4g} is outside {low:.4g} to {high:.4g}, where {DEFINED:.0%} of replicates agree"
+            )
         value, drawn = _log_multiplier(self.a, self.b, np.log([np.clip(loss, low, high)]))
         interval, band = _intervals(value, drawn, self._critical)
         return Reading(np.exp(value[0]), np.exp(interval[0]), np.exp(band[0]))
 
     @property
     def summary(self) -> pd.DataFrame:
-        """Rows of the curve at the greatest valid loss, the geometric middle of b's FLOPs and the least valid loss; none if invalid."""
+        """Rows of the curve at the greatest valid loss, the middle of b's FLOPs (geometric) and the least valid loss, if any."""
         valid = self.curve[self.curve["valid"]]
         if valid.empty:
             return valid
@@ -148,7 +148,8 @@ class Multiplier:
 
 
 def frontier(runs: pd.DataFrame, method: Method = "quadratic", replicates: int = 1000, seed: int = 0) -> Frontier:
-    """The frontier of one set-up from its runs: columns flops, params, loss, and where there are any, tokens, seed, budget, status.
+    """The frontier of one set-up from its runs: columns flops, params, loss, and where there are any, tokens, seed, budget,
+    status.
 
     Runs that did not finish or whose loss is not a number have no part in it. method `akima` takes the least value of an Akima
     spline over all sizes instead of the parabola, censored only at the outermost sizes (Porian et al., arXiv:2406.19146).
@@ -201,7 +202,7 @@ def multiplier(
 
 @dataclass(frozen=True)
 class _Budget:
-    """One iso-FLOP group: per size, ascending, ln params, mean ln loss, ln tokens; of each run its size's index and its ln loss."""
+    """Runs of one budget: per size, ascending, ln params, mean ln loss, ln tokens; per run the index of its size, its ln loss."""
 
     flops: float
     x: np.ndarray
@@ -218,12 +219,14 @@ def _sweep(runs: pd.DataFrame, name: str) -> list[_Budget]:
         raise ValueError(f"{name} lack the columns {', '.join(sorted(missing))}")
     for column in ("architecture", "arch", "task"):
         if column in runs and runs[column].nunique() > 1:
-            raise ValueError(f"{name} hold several values of {column}, a frontier is of one: {', '.join(map(str, runs[column].unique()))}")
+            raise ValueError(
+                f"{name} hold several values of {column}, a frontier is of one: {', '.join(map(str, runs[column].unique()))}"
+            )
     known = runs[runs["status"] == "done"] if "status" in runs else runs
     known = known[np.isfinite(known["loss"]) & (known["loss"] > 0)]
     if known.empty:
         raise ValueError(f"{name} hold no run with a loss")
-    known = known.assign(tokens=known["tokens"] if "tokens" in known else np.nan).sort_values(["flops", "params", "loss"])
+    known = known.assign(tokens=known.get("tokens", np.nan)).sort_values(["flops", "params", "loss"])
     if "budget" in known:
         group = known["budget"].to_numpy()
     else:
@@ -273,22 +276,29 @@ def _fitted(sweep: list[_Budget], method: Method, replicates: int, rng: np.rando
 
 
 def _noise(sweep: list[_Budget]) -> tuple[np.ndarray, list[list[np.ndarray]], list[np.ndarray], list[str]]:
-    """For each budget the standard deviation of one run's ln loss; for each size the deviations to draw; what to add them to; notes.
+    """For each budget the standard deviation of one run's ln loss; for each size the deviations to draw; what to add them to;
+    notes.
 
-    Seeds of one size give it where they are many enough: own deviations from 4 seeds on, else those of all sizes. Otherwise residuals
-    of a cubic in ln params, with either sign (wild bootstrap), as if runs had them. Budgets share one variance unless they differ.
+    Seeds of one size give it where they are many enough: own deviations from 4 seeds on, else those of all sizes. Otherwise
+    residuals of a cubic in ln params, with either sign (wild bootstrap), as if runs had them. Budgets share one variance unless
+    they differ.
     """
     pure = [_deviations(budget) for budget in sweep]
     spare = np.array([(budget.count - 1).sum() for budget in sweep])
-    centres, residuals = [budget.y for budget in sweep], [np.concatenate([own for own in cells if len(own) > 1] or [[]]) for cells in pure]
-    seeded = spare.sum() >= _PURE
+    centres, residuals = (
+        [budget.y for budget in sweep],
+        [np.concatenate([own for own in cells if len(own) > 1] or [[]]) for cells in pure],
+    )
+    seeded = bool(spare.sum() >= _PURE)
     if not seeded:
         found = [_smooth(budget) for budget in sweep]
         centres, residuals, spare = [f[0] for f in found], [f[1] for f in found], np.array([f[2] for f in found])
     if spare.sum() < 3:
         note = "too few runs to know the noise: no intervals; add seeds or sizes"
         return np.zeros(len(sweep)), [[np.array([np.nan])] * len(b.x) for b in sweep], [b.y for b in sweep], [note]
-    sigma = _scales(np.array([(values**2).sum() for values in residuals]), spare, np.array([len(values) for values in residuals]), seeded)
+    sigma = _scales(
+        np.array([(values**2).sum() for values in residuals]), spare, np.array([len(values) for values in residuals]), seeded
+    )
     usual = np.concatenate([values / scale for values, scale in zip(residuals, sigma, strict=True) if scale > 0] or [np.zeros(1)])
     usual /= max(np.sqrt(np.mean(usual**2)), 1e-300)
     both = np.concatenate([usual, -usual])
@@ -299,8 +309,8 @@ def _noise(sweep: list[_Budget]) -> tuple[np.ndarray, list[list[np.ndarray]], li
 
 
 def _scales(squares: np.ndarray, spare: np.ndarray, count: np.ndarray, scaled: bool) -> np.ndarray:
-    """Standard deviation of each budget from its sum of squares: one for all, or each its own where Bartlett's test tells variances
-    apart (p < 0.01). scaled: whether the squares, `count` of them, have the variance already.
+    """Standard deviation of each budget from its sum of squares: one for all, or each its own where Bartlett's test tells
+    variances apart (p < 0.01). scaled: whether the squares, `count` of them, have the variance already.
     """
     squares = squares * np.where(scaled, spare / np.maximum(count, 1), 1)
     shared = squares.sum() / spare.sum()
@@ -353,7 +363,7 @@ def _replicates(
 def _optimum(
     x: np.ndarray, y: np.ndarray, count: np.ndarray, sigma: float, method: Method
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """For each row of y (rows x sizes): ln params and ln loss at the optimum, its status, and the side on which a size is missing."""
+    """For each row of y (rows x sizes): ln params and ln loss at the optimum, its status, and where a size is missing."""
     rows = len(y)
     if len(x) < FEWEST_SIZES or not np.isfinite(y).all():
         nothing = np.full(rows, np.nan)
@@ -400,6 +410,8 @@ def _least_squares(powers: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.
 
 
 def _akima(x: np.ndarray, y: np.ndarray, fine: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.interpolate import Akima1DInterpolator  # takes a quarter of a second that no other analysis needs
+
     grid = np.linspace(x[0], x[-1], fine)
     values = Akima1DInterpolator(x, y, axis=1)(grid)
     least = np.argmin(values, axis=1)
@@ -520,8 +532,8 @@ def _log_multiplier(a: Frontier, b: Frontier, at: np.ndarray) -> tuple[np.ndarra
 
 
 def _inverse(log_loss: np.ndarray, log_flops: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """ln flops at the given ln losses, rows x losses, by PCHIP through each row's finite points; NaN outside them, and all along a
-    row that does not fall strictly with flops.
+    """ln flops at the given ln losses, rows x losses, by PCHIP through each row's finite points; NaN outside them, and all along
+    a row that does not fall strictly with flops.
     """
     found = np.full((len(log_loss), len(at)), np.nan)
     known = np.isfinite(log_loss)
@@ -535,7 +547,7 @@ def _inverse(log_loss: np.ndarray, log_flops: np.ndarray, at: np.ndarray) -> np.
 
 
 def _pchip(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Monotone cubic through (x, y) of each row of x (rows x knots, ascending) with common y, at common positions; NaN outside."""
+    """Monotone cubic through each row of x (rows x knots, ascending) and common y, at common positions; NaN outside."""
     step = np.diff(x, axis=1)
     rise = np.diff(y) / step
     slope = np.repeat(rise[:, :1], x.shape[1], axis=1)
@@ -597,7 +609,9 @@ def _refused(reason: str, a: Frontier, b: Frontier) -> Multiplier:
     names = ["loss", "flops_a", "flops_b", "multiplier", "low", "high", "band_low", "band_high", "defined", "valid", "reason"]
     curve = pd.DataFrame(columns=names).astype({"valid": bool})
     nothing = (np.nan, np.nan)
-    return Multiplier(curve, nothing, nothing, Reading(reason=reason), f"cannot tell: {reason}", f"cannot tell: {reason}", reason, a, b)
+    return Multiplier(
+        curve, nothing, nothing, Reading(reason=reason), f"cannot tell: {reason}", f"cannot tell: {reason}", reason, a, b
+    )
 
 
 def _unreached(name: str, front: Frontier, loss: float) -> str:
