@@ -9,6 +9,12 @@ The multiplier of a over b is M(loss) = flops that b needs / flops that a needs;
 over replicates that redo the whole path, with half-widths times `WIDENING`.
 """
 
+# what pandas' own hints say of a selection is a union of everything
+# pyright: reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false
+# pyright: reportGeneralTypeIssues=false
+# pyright: reportReturnType=false
+
 from dataclasses import dataclass, field
 from typing import Any, Literal
 

@@ -6,6 +6,9 @@ from stopping early (Besiroglu et al., arXiv:2404.10102). Starts: Hoffmann's gri
 fixed exponents L is linear in E, A and B, which leaves a search in two dimensions.
 """
 
+# what pandas' own hints say of a selection is a union of everything
+# pyright: reportArgumentType=false
+
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product
@@ -216,7 +219,7 @@ def _descend(
 ) -> tuple[np.ndarray, float]:
     """The minimum below a start, and the objective there."""
     found = minimize(
-        _value, start, (form, data, delta, count), "L-BFGS-B", jac=True, options={"maxiter": 500, "ftol": 1e-11, "gtol": 1e-7}
+        _value, start, (form, data, delta, count), "L-BFGS-B", jac=True, options={"maxiter": 500, "ftol": 1e-10, "gtol": 1e-7}
     )
     return found.x, found.fun / _SCALE
 
