@@ -8,7 +8,7 @@ import pytest
 from scipy.interpolate import PchipInterpolator
 
 from lab.analysis import frontier, multiplier
-from lab.analysis.frontier import _inverse, _log_multiplier
+from lab.analysis.frontier import WIDENING, _inverse, _log_multiplier
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TRUTH = {
@@ -89,7 +89,7 @@ def test_the_noisy_set_holds_the_truth_inside_narrow_intervals(measured):
         assert read.band_low <= read.low <= true <= read.high <= read.band_high, loss
         assert read.low < float(read) < read.high
     read = measured.at(3.0)
-    assert np.log2(read.high / read.low) / 2 <= 1.15 * HALF_WIDTH
+    assert np.log2(read.high / read.low) / 2 <= WIDENING * HALF_WIDTH
     assert np.log2(read.high / read.low) > HALF_WIDTH
     assert float(read) == pytest.approx(0.829, abs=0.002)
     assert measured.verdict == "b needs less compute"
@@ -252,7 +252,7 @@ def test_runs_that_failed_and_budgets_that_are_not_equal(pair):
         frontier(a.assign(budget=1e18))
     with pytest.raises(ValueError, match="lack the columns params"):
         frontier(a.drop(columns="params"))
-    with pytest.raises(ValueError, match="several values of arch, .* archA, archB"):
+    with pytest.raises(ValueError, match=r"several values of arch, .* archA, archB"):
         frontier(pd.concat(pair))
     with pytest.raises(ValueError, match="no run with a loss"):
         frontier(a.assign(loss=np.nan))
