@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lab.analysis.frame import curves, results
+from lab.analysis.frontier import Frontier, Multiplier, Reading, frontier, multiplier
 from lab.analysis.statistics import baselines, pairs, summary, table
 from lab.analysis.text import render
 from lab.analysis.verdicts import verdicts
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from lab.analysis.plots import quality_against_flops, quality_by_task
     from lab.analysis.report import draw_all, write_report
     from lab.analysis.speed import speed_by_task, throughput_against_length
+    from lab.analysis.surface import LossSurface, fit_loss_surface
     from lab.analysis.variants import accuracy_by_slice, quality_beyond_training
 
 _MODULES = {
@@ -27,11 +29,13 @@ _MODULES = {
     "plots": ("quality_against_flops", "quality_by_task"),
     "report": ("draw_all", "write_report"),
     "speed": ("speed_by_task", "throughput_against_length"),
+    "surface": ("LossSurface", "fit_loss_surface"),
     "variants": ("accuracy_by_slice", "quality_beyond_training"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
-    "Chart", "accuracy_by_slice", "baselines", "benchmark_chart", "benchmark_table", "curves", "draw_all", "pairs",
+    "Chart", "Frontier", "LossSurface", "Multiplier", "Reading", "accuracy_by_slice", "baselines", "benchmark_chart",
+    "benchmark_table", "curves", "draw_all", "fit_loss_surface", "frontier", "multiplier", "pairs",
     "quality_against_flops", "quality_beyond_training", "quality_by_task",
     "render", "results", "speed_by_task", "summary", "table", "throughput_against_length",
     "verdicts", "write", "write_report",
@@ -39,7 +43,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # matplotlib takes a third of a second that a table does not need
+    # matplotlib and scipy.optimize take a third of a second that a table does not need
     if name in _HOMES:
         return getattr(import_module(f"lab.analysis.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'lab.analysis' has no attribute {name!r}")
