@@ -8,7 +8,7 @@ import pytest
 from scipy.interpolate import PchipInterpolator
 
 from lab.analysis import frontier, multiplier
-from lab.analysis.frontier import WIDENING, _inverse, _log_multiplier
+from lab.analysis.isoflop import WIDENING, _inverse, _log_multiplier
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TRUTH = {

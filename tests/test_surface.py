@@ -1,7 +1,6 @@
 """Loss surfaces against known coefficients, closed forms and what data cannot tell."""
 
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pandas as pd
 import pytest
 
 from lab.analysis import fit_loss_surface
-from lab.analysis.surface import _PREDICT, _Data, _descend, _value
+from lab.analysis.surface import _PREDICT, _Data, _value
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CLEAN = {
@@ -148,21 +147,6 @@ def test_the_seed_decides_the_replicates():
     one, again, other = (fit_loss_surface(params, tokens, loss, "kaplan", replicates=5, seed=seed).samples for seed in (3, 3, 4))
     pd.testing.assert_frame_equal(one, again)
     assert not one.equals(other)
-
-
-def test_fits_are_fast():
-    params, tokens, loss = scattered()
-    start = time.process_time()
-    fitted = fit_loss_surface(params, tokens, loss, replicates=1)
-    once = time.process_time() - start
-    assert fitted.starts[1] == 73
-    assert once < 2
-    data, best = _Data(params, tokens, loss), np.array([0.3, 0.3, 0.6, 0.34, 0.36])
-    best = _descend("hoffmann", best, data, 1e-3)[0]
-    rng, start = np.random.default_rng(0), time.process_time()
-    for _ in range(100):
-        _descend("hoffmann", best, data, 1e-3, rng.poisson(1.0, len(loss)).astype(float))
-    assert time.process_time() - start < 5 / 4
 
 
 @pytest.mark.skipif("LAB_CHINCHILLA_CSV" not in os.environ, reason="LAB_CHINCHILLA_CSV names no file; it has no licence to ship")

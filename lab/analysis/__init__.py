@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lab.analysis.frame import curves, results
-from lab.analysis.frontier import Frontier, Multiplier, Reading, frontier, multiplier
 from lab.analysis.statistics import baselines, pairs, summary, table
 from lab.analysis.text import render
 from lab.analysis.verdicts import verdicts
@@ -17,6 +16,7 @@ from lab.analysis.verdicts import verdicts
 if TYPE_CHECKING:
     from lab.analysis.benchmark import benchmark_chart, benchmark_table
     from lab.analysis.canvas import Chart, write
+    from lab.analysis.isoflop import Frontier, Multiplier, Reading, frontier, multiplier
     from lab.analysis.plots import quality_against_flops, quality_by_task
     from lab.analysis.report import draw_all, write_report
     from lab.analysis.speed import speed_by_task, throughput_against_length
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "benchmark": ("benchmark_chart", "benchmark_table"),
     "canvas": ("Chart", "write"),
+    "isoflop": ("Frontier", "Multiplier", "Reading", "frontier", "multiplier"),
     "plots": ("quality_against_flops", "quality_by_task"),
     "report": ("draw_all", "write_report"),
     "speed": ("speed_by_task", "throughput_against_length"),

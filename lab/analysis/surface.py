@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import huber
 
-from lab.analysis.frontier import SAME_BUDGET, Reading
+from lab.analysis.isoflop import SAME_BUDGET, Reading
 from lab.analysis.statistics import LEVEL
 
 DELTA = 1e-3
