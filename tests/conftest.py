@@ -1,7 +1,10 @@
 """One thread, and the shapes in the annotations checked at every call."""
 
+import os
 import pkgutil
 from importlib import import_module
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is there
 
 import pytest
 import torch

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import huber
+from threadpoolctl import threadpool_limits
 
 from lab.analysis.isoflop import SAME_BUDGET, Reading
 from lab.analysis.statistics import LEVEL
@@ -88,6 +89,7 @@ class LossSurface:
         return made
 
 
+@threadpool_limits.wrap(limits=1)  # products of five numbers: a second thread only waits
 def fit_loss_surface(
     params: Values,
     tokens: Values,
