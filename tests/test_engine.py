@@ -16,7 +16,7 @@ from lab.planning import Planner, Shape
 from lab.run import Store
 
 PLANNER = Planner(Shape(dim=16, depth=1), batch=2)
-SPEC = overhead._spec_of(PLANNER, "transformer", "copying", 60)
+SPEC = overhead._spec_of(PLANNER, "transformer", "selective_copying", 60)
 pytestmark = pytest.mark.timeout(900)  # whole commands, on machines that may be busy
 LAB = [sys.executable, "-m", "lab"]
 
@@ -77,7 +77,7 @@ class Fatal(Stack):
 
 
 def compare(results, *more, **popen):
-    command = [*LAB, "compare", "--tasks", "copying", "recall", "--dim", "16", "--depth", "1", "--batch", "2",
+    command = [*LAB, "compare", "--tasks", "selective_copying", "recall", "--dim", "16", "--depth", "1", "--batch", "2",
                "--results", str(results), *more]  # fmt: skip
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen)
 
@@ -130,8 +130,8 @@ def test_a_killed_comparison_goes_on_with_the_same_numbers(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_asked_to_stop_can_be_continued(tmp_path, number):
-    command = [*LAB, "run", "--architecture", "lstm", "--task", "copying", "--dim", "16", "--depth", "1", "--batch", "2",
-               "--budget", "2e10", "--results", str(tmp_path)]  # fmt: skip
+    command = [*LAB, "run", "--architecture", "lstm", "--task", "selective_copying", "--dim", "16", "--depth", "1",
+               "--batch", "2", "--budget", "2e10", "--results", str(tmp_path)]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if line.startswith("step"):
