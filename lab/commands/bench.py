@@ -1,0 +1,176 @@
+"""`lab bench` and what is below it."""
+
+import os
+from json import dumps
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from lab.commands.common import USUAL, Flag, Names, Setup, command, print_json
+from lab.errors import UsageError
+
+bench = App(name="bench", help="Measure speed: of architectures, and of the lab itself.", help_format="plaintext")
+
+
+@bench.default
+def speed(
+    *,
+    architectures: Names | None = None,
+    lengths: Annotated[list[int], Parameter(consume_multiple=True, negative="")] = [256, 1024, 4096, 16384],  # noqa: B006
+    tokens: int = 16384,
+    dim: int = 128,
+    depth: int = 4,
+    threads: int | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    rounds: int = 5,
+    against: Names | None = None,
+    decode: Annotated[list[int], Parameter(consume_multiple=True, negative="")] = [1024, 16384],  # noqa: B006
+    tuned: Annotated[bool, Parameter(negative="--untuned")] = True,
+    plugin: Names | None = None,
+    out: str | None = None,
+    json: Flag = False,
+) -> None:
+    """Time training steps and decoding of architectures by length, in one run, beside what the machine could do.
+
+    Parameters
+    ----------
+    architectures
+        Names, with settings if wanted; all where none is given.
+    lengths
+        Positions of a sequence.
+    tokens
+        Positions of a training step; a longer sequence is a step of its own.
+    dim
+        Width.
+    depth
+        Layers.
+    threads
+        Threads of a training step; as many as there are cores where none is given. Decoding has one.
+    precision
+        Arithmetic of the forward pass.
+    rounds
+        Measured steps of each; the median is shown.
+    against
+        Stacks from outside as FILE.py:CALLABLE, called with dim and depth, that take turns with each architecture: once in a
+        process as torch comes, once with the lab's process settings. Their code is run.
+    decode
+        Positions before the one that is timed.
+    tuned
+        Use the lab's process settings (memory that is kept, exact fast products); --untuned leaves the process as it comes.
+    plugin
+        Python files with an architecture of your own. Their code is run.
+    out
+        Folder for speed.csv, speed.txt, machine.json and the figure.
+    json
+        Print JSON.
+    """
+    from lab import analysis
+    from lab import speed as measure
+
+    if min(*lengths, *decode, tokens, dim, depth, rounds) < 1:
+        raise UsageError("bench: lengths, tokens, dim, depth and rounds are 1 or more")
+    stand = measure.Stand("", dim, depth, threads or os.cpu_count() or 1, precision, tuned, tuple(plugin or []))
+    frame, about = measure.measure(stand, architectures, lengths, tokens, rounds, against or [], decode)
+    table = f"{measure.told(about)}\n\n{analysis.benchmark_table(frame)}"
+    if out:
+        chart = analysis.benchmark_chart(frame, measure.told(about))
+        analysis.write(chart, frame, out, "speed", chart.caption)
+        Path(out, "speed.txt").write_text(f"{command()}\n\n{table}\n", "utf-8")
+        Path(out, "machine.json").write_text(dumps(about, indent=1) + "\n", "utf-8")
+    if json:
+        print_json({"machine": about, "rows": frame.astype(object).where(frame.notna(), None).to_dict("records")})
+    else:
+        print(table)
+
+
+@bench.command
+def loop(
+    *, architecture: str | None = None, task: str | None = None, steps: int = 200, setup: Setup = USUAL, json: Flag = False
+) -> None:
+    """Time the lab's training loop against a bare PyTorch loop, in one run.
+
+    Parameters
+    ----------
+    architecture
+        Name, with settings if wanted; the first of the default comparison where none is given.
+    task
+        Name, with settings if wanted; the first of the default comparison where none is given.
+    steps
+        Optimizer steps of each measurement.
+    json
+        Print JSON.
+    """
+    from lab import overhead
+
+    _print_values(overhead.loop(setup.planner(), *_first_of_default(architecture, task), steps), json)
+
+
+@bench.command
+def workers(
+    *,
+    architecture: str | None = None,
+    task: str | None = None,
+    steps: int = 200,
+    workers: int = 2,
+    setup: Setup = USUAL,
+    json: Flag = False,
+) -> None:
+    """Time many workers against one, in one run.
+
+    Parameters
+    ----------
+    architecture
+        Name, with settings if wanted; the first of the default comparison where none is given.
+    task
+        Name, with settings if wanted; the first of the default comparison where none is given.
+    steps
+        Optimizer steps of each run.
+    workers
+        Workers to set against one.
+    json
+        Print JSON.
+    """
+    from lab import overhead
+
+    _print_values(overhead.workers(setup.planner(), *_first_of_default(architecture, task), steps, workers), json)
+
+
+@bench.command(name="tasks")
+def bench_tasks(*, tasks: Names | None = None, plugin: Names | None = None, json: Flag = False) -> None:
+    """Time how fast training batches are made, on one core, beside how fast the smallest model trains on them.
+
+    Parameters
+    ----------
+    tasks
+        Names, with settings if wanted; all where none is given.
+    plugin
+        Python files with a task of your own. Their code is run.
+    json
+        Print JSON.
+    """
+    from lab import overhead, plugins
+
+    for file in plugin or []:
+        plugins.add_file(file)
+    rows = overhead.tasks(tasks or plugins.names("tasks"))
+    if json:
+        print_json(rows)
+    else:
+        print(overhead.told(rows))
+
+
+def _first_of_default(architecture: str | None, task: str | None) -> tuple[str, str]:
+    """What is named, or else the first of the default comparison."""
+    from lab.study import read
+
+    default = read("default")
+    return architecture or default.architectures[0], task or default.tasks[0]
+
+
+def _print_values(found: dict[str, Any], json: bool) -> None:
+    if json:
+        print_json(found)
+    else:
+        print("\n".join(f"{key:<18} {value:.3f}" if isinstance(value, float) else f"{key:<18} {value}"
+                        for key, value in found.items()))  # fmt: skip

@@ -1,0 +1,115 @@
+"""What commands share: types of flags, the set-up of a run, how results are shown."""
+
+import os
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from lab.errors import UsageError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from lab.planning import Planner
+
+STARTED = time.monotonic()
+Names = Annotated[list[str], Parameter(consume_multiple=True, negative="")]
+Flag = Annotated[bool, Parameter(negative="")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Setup:
+    """What `run` and `compare` share.
+
+    Attributes
+    ----------
+    size
+        Non-embedding parameters (or, with --match flops, FLOPs a token) that every width is solved for, like 100k.
+    match
+        What is made equal between architectures, to 2 %.
+    dim
+        A width, instead of --size.
+    depth
+        Layers.
+    batch
+        Sequences a step; as many as 512 tokens hold where none is given.
+    precision
+        Arithmetic of the forward pass; states and weights stay float32.
+    lr
+        Peak learning rate.
+    plugin
+        Python files with an architecture or a task, known by the file's name. Their code is run.
+    results
+        Folder of the runs.
+    tuned
+        Use the lab's process settings (memory that is kept, exact fast products); --untuned leaves processes as they come.
+    """
+
+    size: str = "100k"
+    match: Literal["params", "flops"] = "params"
+    dim: int | None = None
+    depth: int = 2
+    batch: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    lr: float | None = None
+    plugin: Names | None = None
+    results: str = "results"
+    tuned: Annotated[bool, Parameter(negative="--untuned")] = True
+
+    def planner(self) -> "Planner":
+        """The planner that these flags describe."""
+        from lab import machine, plugins
+        from lab.budget import parse_amount
+        from lab.planning import Planner, Shape
+        from lab.recipe import Recipe
+
+        if not self.tuned:
+            os.environ[machine.UNTUNED] = "1"  # workers inherit it
+        for file in self.plugin or []:
+            plugins.add_file(file)
+        if self.lr is not None and not 0 < self.lr <= 1:
+            raise UsageError(f"--lr {self.lr}: must be above 0 and at most 1")
+        shape = Shape(self.depth, self.dim, self.match, parse_amount(self.size, "--size"))
+        recipe = Recipe() if self.lr is None else Recipe(lr=self.lr)
+        return Planner(shape, self.batch, self.precision, recipe)
+
+
+USUAL = Setup()
+
+
+def present(frame: "DataFrame", results: str, out: str) -> None:
+    """Show the table on standard output; figures and the report in `out`."""
+    from lab import analysis
+
+    curves = analysis.curves(results)
+    folder = Path(out)
+    print(analysis.render(frame))
+    path = analysis.write_report(frame, curves.loc[curves["id"].isin(frame["id"])], folder, command())
+    print(f"report:  {path}\nfigures: {folder / 'figures'}")
+    print("next:    lab compare with --budget raised, or with --architectures ... my_arch --plugin my_arch.py")
+
+
+def stored(results: str, tasks: list[str] | None) -> "DataFrame":
+    from lab import analysis
+
+    frame = analysis.results(results)
+    if tasks:
+        frame = frame.loc[frame["task"].isin(tasks)]
+    if frame.empty:
+        raise UsageError(f"--results {results}: no runs there; lab compare makes some")
+    return frame
+
+
+def command() -> str:
+    return shlex.join(["lab", *sys.argv[1:]])
+
+
+def print_json(value: Any) -> None:
+    print(value.to_json(orient="records", indent=1) if hasattr(value, "to_json") else dumps(value, indent=1))
