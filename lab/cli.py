@@ -5,13 +5,20 @@ Nothing heavy is imported before a command runs, so that `lab --help` answers at
 
 import os
 import sys
-from typing import NoReturn
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 from cyclopts import App, CycloptsError
 
 from lab.commands import bench, catalogue, compare, draw, trust
 from lab.commands.common import command
 from lab.errors import UsageError
+from lab.terminal import Plain
+
+LONGEST = 2000
+"""Characters of a message, of which the middle is left out where it is longer."""
 
 app = App(
     name="lab",
@@ -30,20 +37,41 @@ app.command(bench.bench)
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 a run failed, 2 bad usage, 3 impossible budget, 75 interrupted and resumable."""
+    with _one_line_each():
+        try:
+            code = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
+        except CycloptsError as error:
+            _fail(str(error), 2)
+        except UsageError as error:
+            _fail(str(error), error.exit_code)
+        except BrokenPipeError:  # whoever read the output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        except KeyboardInterrupt:
+            _fail("interrupted; the same command continues: " + command(), 75)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _one_line_each() -> Iterator[None]:
+    """Print text as text, and a warning as one line without the code that gave it."""
+    before = sys.stdout, sys.stderr, warnings.formatwarning
+    sys.stdout, sys.stderr, warnings.formatwarning = Plain(sys.stdout), Plain(sys.stderr), _warning
     try:
-        code = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
-    except CycloptsError as error:
-        _fail(" ".join(str(error).split()), 2)
-    except UsageError as error:
-        _fail(str(error), error.exit_code)
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command continues: " + command(), 75)
-    sys.exit(code if isinstance(code, int) else 0)
+        yield
+    finally:
+        sys.stdout, sys.stderr, warnings.formatwarning = before
+
+
+def _warning(message: Warning | str, *_: Any, **__: Any) -> str:
+    return _line(f"warning: {message}") + "\n"
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"lab: {' '.join(message.split())}", file=sys.stderr)
+    print(_line(message), file=sys.stderr)
     sys.exit(code)
+
+
+def _line(message: str) -> str:
+    line = " ".join(message.split())
+    return f"lab: {line if len(line) <= LONGEST else f'{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}'}"

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from lab.run import Spec
+from lab.terminal import Plain, printable
 
 QUIET_SECONDS = 15.0
 
@@ -25,9 +26,10 @@ class Display:
         self.shares: dict[str, float] = {}
         self.tasks: dict[str, TaskID] = {}
         self.first_step: float | None = None
-        console = Console(file=sys.stderr)
+        bare = sys.stderr.stream if isinstance(sys.stderr, Plain) else sys.stderr  # the bars do move the cursor
+        console = Console(file=bare)
         self.bars = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"),
+            TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[note]}", markup=False),
             console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
         self.live = console.is_terminal
@@ -89,8 +91,8 @@ class Display:
 
     def _say(self, line: str) -> None:
         self.spoken = time.monotonic()
-        self.bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.bars.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _title(spec: Spec) -> str:
-    return f"{spec.architecture} on {spec.task}, seed {spec.seed}"
+    return printable(f"{spec.architecture} on {spec.task}, seed {spec.seed}")
