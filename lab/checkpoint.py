@@ -27,7 +27,7 @@ class DurableIO(CheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         newest, before, sums = parts(path)
-        whole = newest.exists() and _digest(newest) in _known(sums)  # a broken one must not push out the one before
+        whole = _sound(newest, sums)  # a broken one must not push out the one before
         kept = [_digest(newest)] if whole else _known(sums)
         write_durably(sums, "\n".join([hashlib.sha256(buffer.getbuffer()).hexdigest(), *kept]).encode())
         if whole:
@@ -48,7 +48,7 @@ class DurableIO(CheckpointIO):
         for file in (newest, before):
             if not file.exists():
                 continue
-            if _digest(file) not in _known(sums):
+            if not _sound(file, sums):
                 wrong.append(f"{file.name} was cut or changed: its SHA-256 is not in {sums.name}")
                 continue
             try:
@@ -75,7 +75,12 @@ def parts(path: str | Path) -> tuple[Path, Path, Path]:
 def broken(path: str | Path) -> list[Path]:
     """Those of a checkpoint and the one before it that were cut or changed."""
     *files, sums = parts(path)
-    return [file for file in files if file.exists() and _digest(file) not in _known(sums)]
+    return [file for file in files if file.exists() and not _sound(file, sums)]
+
+
+def _sound(file: Path, sums: Path) -> bool:
+    """Whether it is a file with one of the sums."""
+    return file.is_file() and _digest(file) in _known(sums)
 
 
 def _digest(file: Path) -> str:
@@ -86,7 +91,7 @@ def _digest(file: Path) -> str:
 def _known(sums: Path) -> list[str]:
     try:
         return sums.read_text("ascii").split()
-    except (FileNotFoundError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError):
         return []
 
 

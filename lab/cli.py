@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command runs, so that `lab --help` answers at once.
 """
 
+import errno
 import os
 import sys
 import warnings
@@ -14,9 +15,12 @@ from cyclopts import App, CycloptsError
 
 from lab.commands import bench, catalogue, compare, draw, trust
 from lab.commands.common import command
-from lab.errors import UsageError
+from lab.errors import UsageError, place
 from lab.terminal import Plain
 
+TRACEBACK = "LAB_TRACEBACK"
+_NO_SUCH_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG,
+                 errno.ELOOP, errno.EEXIST, errno.EINVAL, errno.ENXIO, errno.ENODEV}  # fmt: skip
 LONGEST = 2000
 """Characters of a message, of which the middle is left out where it is longer."""
 
@@ -38,6 +42,9 @@ app.command(bench.bench)
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 a run failed, 2 bad usage, 3 impossible budget, 75 interrupted and resumable."""
     with _one_line_each():
+        for argument in sys.argv[1:] if argv is None else argv:
+            if "\0" in argument:
+                _fail(f"{argument}: an argument cannot hold a NUL character", 2)
         try:
             code = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
         except CycloptsError as error:
@@ -49,6 +56,16 @@ def main(argv: list[str] | None = None) -> NoReturn:
             sys.exit(0)
         except KeyboardInterrupt:
             _fail("interrupted; the same command continues: " + command(), 75)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            _fail(f"{where}{error.strerror or error}", 2 if error.errno in _NO_SUCH_PATH else 1)
+        except MemoryError as error:
+            _fail(f"out of memory; a smaller --batch, --dim or --depth needs less ({error})", 1)
+        except Exception as error:
+            if os.environ.get(TRACEBACK):
+                raise
+            _fail(f"a fault of the lab or of a plug-in: {type(error).__name__}: {error} ({place(error)}); "
+                  f"{TRACEBACK}=1 shows where it comes from", 1)  # fmt: skip
         sys.exit(code if isinstance(code, int) else 0)
 
 

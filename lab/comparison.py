@@ -9,7 +9,7 @@ from pandas import DataFrame
 from lab import plugins
 from lab.analysis.frame import results as load_results
 from lab.engine import Pool
-from lab.errors import UsageError
+from lab.errors import UsageError, within
 from lab.planning import Planner, missing, plan_all, tell_plan
 from lab.progress import Display
 from lab.run import Store
@@ -43,8 +43,7 @@ def compare(
         UsageError: something in the request is unknown, ill-typed or refused; nothing was started.
         KeyboardInterrupt: after the workers wrote their checkpoints.
     """
-    if workers is not None and not 1 <= workers <= 1024:
-        raise UsageError(f"--workers {workers}: must be from 1 to 1024")
+    within("--workers", workers, 1, 1024)
     called = time.monotonic()
     pool = Pool(workers or cores(), results, plugin_files, leak_gate=leak_gate)  # first of all: it imports while this one plans
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lab import plugins
-from lab.errors import UsageError, nearest
+from lab.errors import UsageError, nearest, reason
 from lab.model import build_task, count_parameters, state_size
 from tasks.task import Task, Vectors
 
@@ -46,8 +46,8 @@ def _cost(cls: Any, given: dict[str, Any], dim: int, depth: int, length: int) ->
                 backbone = cls(dim, depth, **given)
             except ValueError:
                 backbone = cls(dim, depth, causal=False, **given)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"show {cls.__name__} at --dim {dim} --depth {depth}: {error}") from error
+    except Exception as error:
+        raise UsageError(f"show {cls.__name__} at --dim {dim} --depth {depth}: {reason(error)}") from error
     flops = backbone.flops(length)
     return {
         "size": {"dim": dim, "depth": depth, "length": length},
@@ -148,5 +148,8 @@ def example(text: str, number: int, out: str) -> str:
     times = max(1, 256 // side)
     low, high = pixels.min(), pixels.max()
     enlarged = ((pixels - low) / max(high - low, 1e-9)).repeat(times, 0).repeat(times, 1)
-    imsave(out, enlarged.squeeze(2) if task.inputs.dim == 1 else enlarged, cmap="gray", vmin=0, vmax=1)
+    try:
+        imsave(out, enlarged.squeeze(2) if task.inputs.dim == 1 else enlarged, cmap="gray", vmin=0, vmax=1)
+    except ValueError as error:
+        raise UsageError(f"--out {out}: {error}") from error
     return f"{out}: {task.classes()[int(batch.targets[0])]}"

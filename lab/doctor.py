@@ -95,7 +95,7 @@ def _parsed(file: Path) -> tuple[dict[str, Any], str]:
         found = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         return {}, ""
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         return {}, f"cannot be read ({' '.join(str(error).split())})"
     return (found, "") if isinstance(found, dict) else ({}, "holds no object")
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from architectures.backbone import Backbone, Flops
 from architectures.ops.positions import sinusoids
 from lab import plugins
-from lab.errors import UsageError
+from lab.errors import UsageError, reason
 from tasks.task import Task, Tokens, Vectors
 
 
@@ -115,8 +115,10 @@ def build(name: str, task: Task, *, dim: int, depth: int, settings: Mapping[str,
     cls = plugins.load("architectures", name)
     try:
         return Model(cls(dim, depth, causal=task.causal, **settings), task)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise UsageError(f"--architectures {name} at dim={dim}, depth={depth}: {error}") from error
+    except Exception as error:
+        raise UsageError(
+            f"--architectures {plugins.told('architectures', name)} at dim={dim}, depth={depth}: {reason(error)}"
+        ) from error
 
 
 def build_task(name: str, settings: Mapping[str, Any]) -> Task:
@@ -127,8 +129,8 @@ def build_task(name: str, settings: Mapping[str, Any]) -> Task:
     """
     try:
         return plugins.load("tasks", name)(**settings)
-    except (ValueError, TypeError, OSError) as error:
-        raise UsageError(f"--tasks {name}: {error}") from error
+    except Exception as error:
+        raise UsageError(f"--tasks {plugins.told('tasks', name)}: {reason(error)}") from error
 
 
 def count_parameters(module: nn.Module) -> int:

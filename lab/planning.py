@@ -10,7 +10,7 @@ import torch
 from architectures.backbone import SequenceMap
 from lab import matching, plugins
 from lab.budget import shown
-from lab.errors import UsageError
+from lab.errors import UsageError, within
 from lab.model import build, build_task, count_parameters
 from lab.recipe import Recipe
 from lab.run import Spec, Store
@@ -20,6 +20,7 @@ from tasks.task import Task
 STEP_TOKENS = 512
 """Tokens of an optimizer step where no batch is asked for. Small, as budgets on a laptop buy few steps."""
 DEFAULT_SIZE = 100e3
+DEEPEST, MOST_SEEDS, LAST_SEED = 1024, 10_000, (1 << 32) - 1
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -33,9 +34,8 @@ class Shape:
     size: float = DEFAULT_SIZE
 
     def __post_init__(self) -> None:
-        for flag, value in (("--depth", self.depth), ("--dim", self.dim)):
-            if value is not None and not 1 <= value <= matching.WIDEST:
-                raise UsageError(f"{flag} {value}: must be from 1 to {matching.WIDEST}")
+        within("--depth", self.depth, 1, DEEPEST)
+        within("--dim", self.dim, 1, matching.WIDEST)
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Planner:
             UsageError: something in the request is unknown, ill-typed or refused.
             BudgetError: the budget does not pay for one step.
         """
-        if self.batch is not None and not 1 <= self.batch <= 1 << 20:
-            raise UsageError(f"--batch {self.batch}: must be from 1 to {1 << 20} sequences")
+        within("--batch", self.batch, 1, 1 << 20)
+        within("--seed", seed, 0, LAST_SEED)
         name, given = plugins.parse("architectures", architecture)
         task_name, task_given = plugins.parse("tasks", task)
         task_text = plugins.canonical("tasks", task_name, task_given)
@@ -107,8 +107,7 @@ def plan_all(
     planner: Planner, architectures: Sequence[str], tasks: Sequence[str], budgets: Sequence[float], seeds: int
 ) -> list[Planned]:
     """Every combination, seed by seed, so that half a comparison is already a fair one; costly runs first within a seed."""
-    if seeds < 1:
-        raise UsageError(f"--seeds {seeds}: at least one is needed")
+    within("--seeds", seeds, 1, MOST_SEEDS)
     for flag, asked in (("--architectures", architectures), ("--tasks", tasks)):
         if not asked:
             raise UsageError(f"{flag}: name at least one")

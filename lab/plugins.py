@@ -15,11 +15,11 @@ import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from lab.errors import UsageError, nearest
+from lab.errors import UsageError, is_file, nearest, place
 
 CONTRACTS = {"architectures": "Backbone", "tasks": "Task"}
 _NOT_PLUGINS = {"architectures": {"backbone", "stack"}, "tasks": {"task"}}
@@ -43,16 +43,18 @@ def add_file(path: str) -> str:
     Raises:
         UsageError: there is no such file, its name cannot be one, or it holds no Backbone and no Task.
     """
-    file = Path(path).resolve()
-    if not file.is_file():
+    if not is_file(path):
         raise UsageError(f"--plugin {path}: no such file")
+    file = Path(path).resolve()
     if file.suffix != ".py" or not NAME.fullmatch(file.stem):
         raise UsageError(f"--plugin {path}: needs a name of lower-case letters, digits and _ that ends in .py")
     for kind in CONTRACTS:
         if _class_in(_import_file(file), kind) is not None:
             if file.stem in names(kind) and _files[kind].get(file.stem) != file:
                 raise UsageError(f"--plugin {path}: there is already a {file.stem} in {kind}; rename the file")
-            _files[kind][file.stem] = file
+            if file.stem not in _files[kind]:
+                _files[kind][file.stem] = file
+                _announce(kind, file.stem, file)
             return file.stem
     raise UsageError(f"--plugin {path}: defines no subclass of architectures.backbone.Backbone or tasks.task.Task")
 
@@ -84,7 +86,7 @@ def load(kind: str, name: str) -> type:
     flag = f"--{kind}"
     if name not in names(kind):
         raise UsageError(f"{flag} {name[:60]!r}: unknown; {nearest(name, names(kind))}")
-    points = [point for point in entry_points(group=f"lab.{kind}") if point.name == name]
+    points = _points(kind, name)
     homes = [point.value for point in points]
     homes += [str(file) for file in (_files[kind].get(name), _folder(kind) / f"{name}.py") if file and file.is_file()]
     if len(homes) > 1:
@@ -99,13 +101,47 @@ def load(kind: str, name: str) -> type:
             module = loaded if isinstance(loaded, types.ModuleType) else types.SimpleNamespace(only=loaded)
     except UsageError:
         raise
-    except Exception as error:
-        origin = f" (from {points[0].value})" if points else ""
-        raise UsageError(f"{flag} {name}: failed to load{origin}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        origin = f" (from {_distribution(points[0])}, {points[0].value})" if points else ""
+        raise UsageError(f"{flag} {name}: failed to load{origin}: {type(error).__name__}: {error} ({place(error)})") from error
     found = _class_in(module, kind)
     if found is None:
         raise UsageError(f"{flag} {name}: its module defines no {CONTRACTS[kind]}")
+    if points:
+        _announce(kind, name, Path(inspect.getsourcefile(found) or ""))
     return found
+
+
+def told(kind: str, name: str) -> str:
+    """A name, and where it comes from if that is not the lab."""
+    home = _files[kind].get(name) or next(map(_distribution, _points(kind, name)), "")
+    return f"{name} ({home})" if home else name
+
+
+def outside(*loaded: tuple[str, str]) -> dict[str, dict[str, str]]:
+    """Those of some plug-ins, each a kind and a name, that are not the lab's own: where the code came from and its SHA-256."""
+    return {
+        name: {"from": str(_files[kind].get(name) or _distribution(_points(kind, name)[0])), "sha256": _sha256(file)}
+        for kind, name in loaded
+        if told(kind, name) != name
+        for file in (Path(inspect.getsourcefile(load(kind, name)) or ""),)
+    }
+
+
+def _announce(kind: str, name: str, file: Path) -> None:
+    print(f"plug-in {told(kind, name)}: the code of {file} (sha256 {_sha256(file)[:12]}) runs with your rights", file=sys.stderr)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+
+
+def _points(kind: str, name: str) -> list[EntryPoint]:
+    return [point for point in entry_points(group=f"lab.{kind}") if point.name == name]
+
+
+def _distribution(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
 
 
 def fingerprint(kind: str, name: str, parts: Iterable[type] = ()) -> str:
@@ -229,8 +265,8 @@ def _import_file(file: Path) -> types.ModuleType:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise UsageError(f"--plugin {file}: failed to load: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"--plugin {file}: failed to load: {type(error).__name__}: {error} ({place(error)})") from error
     return module
 
 

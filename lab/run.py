@@ -5,12 +5,14 @@ spec, so equal specs are the same run. `run.json` appears once, whole and last; 
 """
 
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from typing import Any, Literal
 from lab.errors import UsageError
 
 SCHEMA = 1
+LONGEST_NAME = 255
 Status = Literal["done", "diverged", "failed", "interrupted"]
 LeakGate = Literal["", "passed", "refused", "not causal", "off"]
 FINAL = ("done", "diverged")
@@ -113,8 +116,15 @@ class Store:
         self.root = Path(root)
 
     def folder(self, run_id: str) -> Path:
-        """Where a run lives, whether it exists or not."""
-        return self.root / "runs" / run_id
+        """Where a run lives, whether it exists or not.
+
+        Raises:
+            UsageError: that is a link out of the store; nothing is read or written through it.
+        """
+        folder = self.root / "runs" / run_id
+        if folder.is_symlink() and not folder.resolve().is_relative_to(self.root.resolve()):
+            raise UsageError(f"{folder} is a link that leads out of the store, to {folder.resolve()}; copy the run, or remove it")
+        return folder
 
     def check_writable(self) -> None:
         """See that runs can be kept here, without leaving anything behind.
@@ -122,14 +132,7 @@ class Store:
         Raises:
             UsageError: they cannot; names the folder and the reason.
         """
-        existing = self.root
-        while not existing.exists() and existing != existing.parent:
-            existing = existing.parent
-        try:
-            with tempfile.TemporaryFile(dir=existing):
-                pass
-        except OSError as error:
-            raise UsageError(f"--results {self.root}: cannot write there ({error.strerror}); name another folder") from error
+        check_writable(self.root, "--results")
 
     def final(self, run_id: str) -> bool:
         """Whether a run is over for good: done or diverged. A failed one may be tried again."""
@@ -137,10 +140,17 @@ class Store:
         return record is not None and record["status"] in FINAL
 
     def find(self, run_id: str) -> dict[str, Any] | None:
-        """The record of a run that ended, or None."""
+        """The record of a run that ended, or None; one that cannot be read counts as none, with a warning."""
+        file = self.folder(run_id) / "run.json"
         try:
-            return json.loads((self.folder(run_id) / "run.json").read_text("utf-8"))
+            record = json.loads(file.read_text("utf-8"))
+            if isinstance(record["status"], str):
+                return record
+            raise TypeError("its status is no text")
         except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            warnings.warn(f"{file} cannot be read and counts as missing: {type(error).__name__}: {error}", stacklevel=2)
             return None
 
     def publish(self, run: Run) -> None:
@@ -148,7 +158,7 @@ class Store:
         folder = self.folder(run.id)
         folder.mkdir(parents=True, exist_ok=True)
         before = self.find(run.id)
-        if before is not None and before["status"] == "failed":
+        if before is None or before["status"] == "failed":
             (folder / "run.json").unlink(missing_ok=True)
         write_durably(folder / "spec.json", json.dumps(dataclasses.asdict(run.spec), indent=1).encode())
         write_durably(folder / "run.json", json.dumps(_plain(dataclasses.asdict(run)), indent=1).encode(), once=True)
@@ -176,6 +186,26 @@ class Store:
         except BlockingIOError:
             return True
         return False
+
+
+def check_writable(folder: str | Path, flag: str) -> None:
+    """See that a folder can be made and written, without leaving anything behind.
+
+    Raises:
+        UsageError: it cannot; names the flag, the folder and the reason.
+    """
+    existing = Path(folder)
+    try:
+        while not os.path.lexists(existing) and existing != existing.parent:
+            existing = existing.parent
+        os.stat(folder) if os.path.lexists(folder) else os.stat(existing)
+        if len(max(Path(folder).parts, key=len, default="").encode(errors="surrogateescape")) > LONGEST_NAME:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"{flag} {folder}: cannot write there ({why}); name another folder") from error
 
 
 def canonical_json(value: Any) -> str:

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ import torch
 
 from lab.budget import parse_amount, shown
 from lab.checkpoint import parts
-from lab.errors import UsageError
+from lab.errors import UsageError, within
 from lab.planning import Planner, tell_plan
 from lab.run import Store
-from lab.training import train
+from lab.training import fail, train
 
 EXIT = {"done": 0, "diverged": 1, "failed": 1, "interrupted": 75}
 
@@ -43,8 +44,7 @@ def run(
     Raises:
         UsageError: the request is wrong, or another process is doing this very run.
     """
-    if threads < 1:
-        raise UsageError(f"--threads {threads}: at least one is needed")
+    within("--threads", threads, 1, 1024)
     planned = planner.plan(architecture, task, parse_amount(budget, "--budget"), seed)
     store = Store(results)
     store.check_writable()
@@ -63,7 +63,14 @@ def run(
                 file.unlink(missing_ok=True)
         if not store.final(run_id):
             ticker = Ticker(say, started)
-            status = train(planned.spec, store, progress=ticker, stop=asked_to_stop.is_set, leak_gate=leak_gate).status
+            try:
+                status = train(planned.spec, store, progress=ticker, stop=asked_to_stop.is_set, leak_gate=leak_gate).status
+            except UsageError:
+                raise
+            except Exception as error:
+                status = fail(planned.spec, store, error).status
+                with open(folder / "log.txt", "a", encoding="utf-8") as log:
+                    traceback.print_exc(file=log)
             if status == "interrupted":
                 say(f"interrupted, and resumable by the same command; its checkpoint is {folder / 'checkpoint'}")
                 return EXIT[status]

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from architectures.backbone import Backbone, LengthError
 from lab import machine, plugins
 from lab.counter import Counter
-from lab.errors import UsageError
+from lab.errors import UsageError, is_file, place, reason
 
 WARM_UP = 2
 PATIENCE = 30.0
@@ -290,13 +290,16 @@ def _measure_decoding(stand: Stand, context: int) -> float | None:
 
 
 def _callable(file: str, name: str) -> Callable[..., Any]:
-    if not Path(file).is_file():
+    if not is_file(file):
         raise UsageError(f"--against {file}:{name}: there is no file {file}")
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    assert spec
-    assert spec.loader
+    if spec is None or spec.loader is None:
+        raise UsageError(f"--against {file}:{name}: {file} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"--against {file}:{name}: failed to load: {reason(error)} ({place(error)})") from error
     found = getattr(module, name, None)
     if not callable(found):
         raise UsageError(f"--against {file}:{name}: {file} has no callable {name!r}; write FILE.py:CALLABLE")

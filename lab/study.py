@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.errors import UsageError, nearest
+from lab.errors import UsageError, is_file, nearest
 
 FOLDER = Path(__file__).parent / "studies"
 
@@ -30,11 +30,11 @@ def read(name: str) -> Study:
     """
     known = sorted(file.stem for file in FOLDER.glob("*.toml"))
     file = FOLDER / f"{name}.toml" if name in known else Path(name)
-    if not file.is_file():
+    if not is_file(file):
         raise UsageError(f"--study {name[:200]}: no such study or file; {nearest(name, known)}")
     try:
         found = tomllib.loads(file.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number without end, brackets without end
         raise UsageError(f"--study {name}: not a TOML file: {error}") from error
     keys = ("question", "architectures", "tasks", "budgets")
     for key in (*keys, *found):

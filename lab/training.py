@@ -24,6 +24,7 @@ from architectures.backbone import SequenceMap
 from lab import machine, plugins
 from lab.budget import TRAIN_OVER_FORWARD, step_flops, steps_for
 from lab.checkpoint import DurableIO, random_states, restore_random_states
+from lab.errors import place
 from lab.evaluation import evaluate_all
 from lab.gate import Leak, gate
 from lab.model import Model, build, build_task, count_parameters, state_size
@@ -195,6 +196,8 @@ def train(
     returned, which is not published.
     """
     process = machine.tune()
+    named = plugins.outside(("architectures", spec.names[0]), ("tasks", spec.names[1]))
+    environment = machine.environment() | {"process": process} | ({"plugins": named} if named else {})
     task = build_task(spec.names[1], spec.task_settings)
     if task.data != spec.data:
         raise ValueError(f"the data behind {spec.task} changed: expected hash {spec.data[:12]}, found {task.data[:12]}")
@@ -209,7 +212,7 @@ def train(
         except Leak as leak:
             reason = f"{spec.architecture} sees the future: {leak}; lab check {spec.architecture} looks closer"
             run = Run(id=spec.id, spec=spec, status="failed", reason=reason, leak_gate="refused",
-                      environment=machine.environment() | {"process": process})  # fmt: skip
+                      environment=environment)  # fmt: skip
             store.publish(run)
             return run
     torch.manual_seed(spec.seed)
@@ -254,10 +257,21 @@ def train(
         reason=reason,
         refused=refused,
         leak_gate=looked,
-        environment=machine.environment() | {"process": process},
+        environment=environment,
     )
     if status != "interrupted":
         store.publish(run)
+    return run
+
+
+def fail(spec: Spec, store: Store, error: Exception) -> Run:
+    """Publish a run that ended with an error: what it was, and where in the code of the plug-in or of the lab it came up."""
+    homes = [plugins.told(kind, name) for kind, name in zip(plugins.CONTRACTS, spec.names, strict=True)]
+    strangers = [home for home, name in zip(homes, spec.names, strict=True) if home != name]
+    what = f"{type(error).__name__}: {error}".partition("\n")[0][:500]
+    where = "; ".join([place(error), *(f"plug-in {home}" for home in strangers)])
+    run = Run(id=spec.id, spec=spec, status="failed", reason=f"{what} ({where})", environment=machine.environment())
+    store.publish(run)
     return run
 
 

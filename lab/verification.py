@@ -17,6 +17,7 @@ from lab import plugins
 from lab.budget import TRAIN_OVER_FORWARD
 from lab.errors import UsageError
 from lab.model import Model, build, build_task, count_parameters, state_size
+from lab.planning import Shape
 from lab.run import SCHEMA, LeakGate, Spec, Status, Store
 from lab.training import plan_steps
 from tasks.task import Task
@@ -66,13 +67,13 @@ def verify(folder: Path) -> Verdict:
             return Verdict(run, (f"run.json was made by a newer lab: schema {record['schema']}, this one reads {SCHEMA}",))
         spec = Spec.read(record["spec"])
         written = _json(folder / "spec.json")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return Verdict(run, (f"cannot be read: {type(error).__name__}: {error}",))
     try:
         faults = list(_identity(run, record, spec, written)) + list(_amounts(record, spec)) + list(_scores(record))
         faults += _curve(folder / "curve.jsonl", record, spec)
         rebuilt, note = _rebuilt(record, spec)
-    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
         return Verdict(run, (f"a value is missing or of the wrong kind: {type(error).__name__}: {error}",))
     return Verdict(run, tuple(faults + rebuilt), note)
 
@@ -165,6 +166,7 @@ def _rebuilt(record: dict[str, Any], spec: Spec) -> tuple[list[str], str]:
     """What the architecture and the task say today, if their code is the recorded one; else why nothing was rebuilt."""
     try:
         name, task_name = spec.names
+        Shape(spec.depth, spec.dim)
         now = {"tasks": plugins.fingerprint("tasks", task_name)}
         task = build_task(task_name, spec.task_settings)
         with torch.device("meta"):

@@ -15,7 +15,7 @@ from typing import Any
 
 from lab import plugins
 from lab.engine import NO_LEAK_GATE
-from lab.run import Run, Spec, Store
+from lab.run import Spec, Store
 
 
 def main(results: str, plugin_files: list[str], leak_gate: bool) -> None:
@@ -74,8 +74,7 @@ def carry_out(spec: Spec, store: Store, training: Any, tell: Any, orphaned: thre
                     )
                 except Exception as error:
                     traceback.print_exc()
-                    reason = f"{type(error).__name__}: {error}".splitlines()[0][:500]
-                    store.publish(Run(id=spec.id, spec=spec, status="failed", reason=reason))
+                    training.fail(spec, store, error)
                 break
         time.sleep(0.5)
     record = store.find(spec.id)

@@ -225,6 +225,11 @@ def _published(folder: str, contour: int) -> tuple[list[tuple[Path, int]], str]:
     if not lists:
         raise ValueError(f"source=lra:{folder}: no {_FOLDERS[contour]}/metadata/*.npy there; unpack the published archive there")
     rows = [row for path in lists for row in _listed(path)]
+    for row in rows:
+        if len(row) < 4 or not (root / row[0] / row[1]).resolve().is_relative_to(root.resolve()):
+            raise ValueError(
+                f"source=lra:{folder}: its metadata have the line {' '.join(row)[:80]!r}, which names no file below it"
+            )
     labels = {f"{row[0]}/{row[1]}": int(row[3]) for row in rows}
     names = sorted(labels, key=lambda name: hashlib.sha256(name.encode()).digest())
     names = [name for name in names if (root / name).stat().st_size]

@@ -4,6 +4,7 @@ import json
 import os
 import warnings
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import pandas as pd
@@ -30,6 +31,17 @@ _FROM_RECORD = (
     "flops_per_token",
     "evaluation_flops",
 )
+_NUMBER = int | float
+_KINDS: dict[type | UnionType, tuple[str, ...]] = {
+    str: ("id", "status", "architecture", "task", "precision", "metric", "reason", "leak_gate", "data"),
+    str | None: ("commit", "device", "processor", "started"),
+    int: ("dim", "depth", "seed", "batch"),
+    _NUMBER: ("budget", "params", *_FROM_RECORD),
+    _NUMBER | None: ("lr", "length", "state_size", "chance", "threads"),
+    dict: ("baselines", "refused", "throughput", "environment"),
+    list: ("references",),
+}
+LARGEST = 1e30
 _FROM_ENVIRONMENT = ("commit", "device", "processor", "threads", "started")
 
 
@@ -51,7 +63,7 @@ def results(path: str | Path = "results") -> pd.DataFrame:
             rows.append(_row(record))
         except FileNotFoundError:
             continue
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
             broken.append(f"{os.path.basename(folder)} ({type(error).__name__}: {error})")
     if broken:
         shown = "; ".join(broken[:5]) + (f"; and {len(broken) - 5} more" if len(broken) > 5 else "")
@@ -74,7 +86,7 @@ def curves(path: str | Path = "results") -> pd.DataFrame:
             spec = json.loads(Path(folder, "spec.json").read_bytes())
             head = [os.path.basename(folder), *(spec[name] for name in CURVE_COLUMNS[1:5])]
             mine = _points(Path(folder, "curve.jsonl").read_bytes())
-        except (ValueError, KeyError, TypeError, OSError):
+        except (ValueError, KeyError, TypeError, RecursionError, OSError):
             continue
         heads.append(head)
         counts.append(len(mine))
@@ -97,16 +109,26 @@ def _points(content: bytes) -> list[list[Any]]:
     lines = content.decode("utf-8", "replace").splitlines()
     try:
         rows = json.loads(f"[{','.join(lines)}]")  # many times faster than line by line
-    except ValueError:
+    except (ValueError, RecursionError):
         rows = [row for line in lines if (row := _parsed(line)) is not None]
     names = CURVE_COLUMNS[5:]
-    return [[row[name] for name in names] for row in rows if isinstance(row, dict) and row.keys() >= set(names)]
+    whole = (row for row in rows if isinstance(row, dict) and row.keys() >= set(names))
+    return [values for row in whole if all(map(_counts, values := [row[name] for name in names]))]
+
+
+def _counts(value: Any) -> bool:
+    """Whether it is a number that a column holds, or none."""
+    return (
+        value is None
+        or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST)
+        or value != value
+    )
 
 
 def _parsed(line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -119,7 +141,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         for name, value in named.items()
     }
     positions = record.get("steps", 0) * spec["batch"]
-    return {
+    row = {
         **scores,
         **{name: spec[name] for name in _FROM_SPEC},
         **{name: record.get(name) or 0 for name in _FROM_RECORD},
@@ -148,6 +170,15 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         "data": spec.get("data") or "",
         "environment": environment,
     }
+    for kind, columns in _KINDS.items():
+        for name in columns:
+            if not isinstance(row[name], kind) or (isinstance(row[name], _NUMBER) and not abs(row[name]) < LARGEST):
+                raise TypeError(f"{name} is {str(row[name])[:40]!r}")
+    if not all(map(_counts, [*row["baselines"].values(), *row["throughput"].values()])):
+        raise TypeError("baselines or throughput hold what is no number")
+    if not all(str(each["name"]) and str(each["source"]) and _counts(each["score"]) for each in row["references"]):
+        raise TypeError("references hold what is no score")
+    return row | {"throughput": {str(int(length)): value for length, value in row["throughput"].items()}}
 
 
 def _canonical(value: Any) -> str:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from lab.commands.common import USUAL, Flag, Names, Setup, command, print_json
-from lab.errors import UsageError
+from lab.errors import within
+from lab.run import check_writable
 
 bench = App(name="bench", help="Measure speed: of architectures, and of the lab itself.", help_format="plaintext")
 
@@ -68,8 +69,14 @@ def speed(
     from lab import analysis
     from lab import speed as measure
 
-    if min(*lengths, *decode, tokens, dim, depth, rounds) < 1:
-        raise UsageError("bench: lengths, tokens, dim, depth and rounds are 1 or more")
+    for flag, value, most in (
+        *(("--lengths", length, 1 << 24) for length in lengths), *(("--decode", length, 1 << 24) for length in decode),
+        ("--tokens", tokens, 1 << 24), ("--dim", dim, 1 << 14), ("--depth", depth, 1024), ("--rounds", rounds, 10_000),
+        ("--threads", threads, 1024),
+    ):  # fmt: skip
+        within(flag, value, 1, most)
+    if out:
+        check_writable(out, "--out")
     stand = measure.Stand("", dim, depth, threads or os.cpu_count() or 1, precision, tuned, tuple(plugin or []))
     frame, about = measure.measure(stand, architectures, lengths, tokens, rounds, against or [], decode)
     table = f"{measure.told(about)}\n\n{analysis.benchmark_table(frame)}"
@@ -101,6 +108,7 @@ def loop(
     json
         Print JSON.
     """
+    within("--steps", steps, 1, 1 << 20)
     from lab import overhead
 
     _print_values(overhead.loop(setup.planner(), *_first_of_default(architecture, task), steps), json)
@@ -131,6 +139,8 @@ def workers(
     json
         Print JSON.
     """
+    within("--steps", steps, 1, 1 << 20)
+    within("--workers", workers, 1, 1024)
     from lab import overhead
 
     _print_values(overhead.workers(setup.planner(), *_first_of_default(architecture, task), steps, workers), json)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lab.commands.common import Flag, Names, print_json
-from lab.errors import UsageError
+from lab.errors import UsageError, within
 
 
 def list_(*, plugin: Names | None = None, json: Flag = False) -> None:
@@ -70,6 +70,10 @@ def show(
     json
         Print JSON.
     """
+    for flag, value, least, most in (
+        ("--dim", dim, 1, 1 << 14), ("--depth", depth, 1, 1024), ("--length", length, 1, 1 << 24), ("--number", number, 0, 1 << 31)
+    ):  # fmt: skip
+        within(flag, value, least, most)
     from lab import description, plugins
 
     for file in plugin or []:
@@ -97,8 +101,7 @@ def prepare(tasks: list[str], /, *, workers: int = 1) -> None:
     from lab import plugins
     from lab.model import build_task
 
-    if workers < 1:
-        raise UsageError(f"--workers {workers}: at least 1")
+    within("--workers", workers, 1, 1024)
     for task in tasks:
         name, given = plugins.parse("tasks", task)
         build_task(name, given).prepare(workers)

@@ -45,9 +45,12 @@ def compare(
     """
     from lab.budget import parse_amount
     from lab.comparison import compare as carry_out
+    from lab.run import check_writable
     from lab.study import read
 
     declared = read(study)
+    if out:
+        check_writable(out, "--out")
     frame = carry_out(
         architectures or declared.architectures,
         tasks or declared.tasks,

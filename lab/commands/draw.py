@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lab.commands.common import Names, present, stored
+from lab.run import check_writable
 
 
 def plot(*, results: str = "results", out: str | None = None, task: Names | None = None) -> None:
@@ -19,6 +20,7 @@ def plot(*, results: str = "results", out: str | None = None, task: Names | None
     """
     from lab import analysis
 
+    check_writable(out or results, "--out" if out else "--results")
     frame = stored(results, task)
     for path in analysis.draw_all(frame, analysis.curves(results), Path(out or f"{results}/figures")):
         print(path)
@@ -36,4 +38,5 @@ def report(*, results: str = "results", out: str | None = None, task: Names | No
     task
         Only these tasks.
     """
+    check_writable(out or results, "--out" if out else "--results")
     present(stored(results, task), results, out or f"{results}/report")

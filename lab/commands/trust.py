@@ -1,6 +1,7 @@
 """What can be believed: `lab check`, `lab verify`, `lab doctor`."""
 
 import builtins
+import os
 from dataclasses import asdict, replace
 from typing import Annotated
 
@@ -85,6 +86,7 @@ def verify(
     """
     if bool(runs) == all:
         raise UsageError("verify: name runs by id or folder, or give --all")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a record may name data of the hub; none are fetched for that
     from lab import plugins
     from lab.run import Store
     from lab.verification import folders

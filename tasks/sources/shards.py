@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
@@ -25,6 +26,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Shaped
 
+_SOUND: set[Path] = set()
+"""Shards that this process has found to be as they were written."""
 DIGEST = 32  # bytes of a SHA-256
 STALE = 3600  # seconds; writing a shard takes less than one
 
@@ -131,10 +134,14 @@ class Shards:
         return _whole_and_unchanged(self._path(shard))
 
     def _opened(self, shard: int) -> np.ndarray:
-        if not self._whole(shard):
+        path = self._path(shard)
+        if not self._whole(shard) or (path not in _SOUND and not self._sound(shard)):
+            if path.exists():
+                warnings.warn(f"{path}: its bytes are not those that were written; it is made again", stacklevel=3)
             self._write(shard)
             _mapped.cache_clear()
-        return _mapped(self._path(shard), (self._span(shard)[1], *self.shape), self.dtype)
+        _SOUND.add(path)
+        return _mapped(path, (self._span(shard)[1], *self.shape), self.dtype)
 
     def _write(self, shard: int) -> None:
         first, count = self._span(shard)
