@@ -55,6 +55,8 @@ class Pool:
                     tell(spec, {"event": "died", "reason": death, "attempt": attempt})
                 else:
                     reason = f"its process ended {ATTEMPTS} times: {death}"
+                    if death == "signal 9":
+                        reason += ", as it does where memory runs out; a smaller --batch or fewer --workers need less"
                     self._store.publish(Run(id=spec.id, spec=spec, status="failed", reason=reason))
                     tell(spec, {"event": "end", "status": "failed", "reason": reason})
 

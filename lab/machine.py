@@ -68,6 +68,13 @@ def reset_peak_memory() -> None:
         return
 
 
+def memory() -> int:
+    """Bytes that a run may take: those of the GPU where there is one, else of the machine."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def peak_memory() -> int:
     """Largest resident size of this process in bytes since the last reset."""
     try:

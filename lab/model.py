@@ -116,9 +116,8 @@ def build(name: str, task: Task, *, dim: int, depth: int, settings: Mapping[str,
     try:
         return Model(cls(dim, depth, causal=task.causal, **settings), task)
     except Exception as error:
-        raise UsageError(
-            f"--architectures {plugins.told('architectures', name)} at dim={dim}, depth={depth}: {reason(error)}"
-        ) from error
+        named = plugins.told("architectures", name)
+        raise UsageError(f"--architectures {named} at dim={dim}, depth={depth}: {reason(error)}") from error
 
 
 def build_task(name: str, settings: Mapping[str, Any]) -> Task:

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 
 from architectures.backbone import SequenceMap
-from lab import matching, plugins
+from lab import machine, matching, plugins
 from lab.budget import shown
 from lab.errors import UsageError, within
-from lab.model import build, build_task, count_parameters
+from lab.model import Model, build, build_task, count_parameters
 from lab.recipe import Recipe
 from lab.run import Spec, Store
 from lab.training import plan_steps
@@ -50,12 +50,13 @@ class Planned:
 
 @dataclass
 class Planner:
-    """Makes specs; each task is built once."""
+    """Makes specs; each task is built once. yes: also those of runs that may not fit into memory."""
 
     shape: Shape = field(default_factory=Shape)
     batch: int | None = None
     precision: Precision = "float32"
     recipe: Recipe = field(default_factory=Recipe)
+    yes: bool = False
     _tasks: dict[str, Task] = field(default_factory=dict)
 
     def plan(self, architecture: str, task: str, budget: float, seed: int) -> Planned:
@@ -99,8 +100,20 @@ class Planner:
             recipe=asdict(self.recipe),
         )
         steps, _ = plan_steps(model, made, spec)
+        self._check_memory(model, made, spec)
         cost = model.flops(made.length, made.answers).batch(spec.batch).headline / (spec.batch * made.length)
         return Planned(spec, steps, count_parameters(model), cost)
+
+
+    def _check_memory(self, model: Model, task: Task, spec: Spec) -> None:
+        """By the least there can be: weights, gradients and AdamW's two moments, and one activation of each layer."""
+        activations = spec.batch * task.length * spec.dim * spec.depth
+        needed, there = 4 * (4 * count_parameters(model) + activations), machine.memory()
+        if 2 * needed > there and not self.yes:
+            raise UsageError(
+                f"--batch {spec.batch} at dim={spec.dim}, depth={spec.depth}, length={task.length}: needs {needed / 2**30:.1f} GiB "
+                f"of memory at least, more than half of {there / 2**30:.1f} GiB; make one of them smaller, or try it with --yes"
+            )
 
 
 def plan_all(

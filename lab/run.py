@@ -109,6 +109,10 @@ class Run:
     schema: int = SCHEMA
 
 
+class Unreadable(Exception):
+    """A record that is cut or no record; says which and why."""
+
+
 class Store:
     """The runs below `<root>/runs`."""
 
@@ -141,6 +145,13 @@ class Store:
 
     def find(self, run_id: str) -> dict[str, Any] | None:
         """The record of a run that ended, or None; one that cannot be read counts as none, with a warning."""
+        try:
+            return self._read(run_id)
+        except Unreadable as error:
+            warnings.warn(f"{error}, and counts as missing", stacklevel=2)
+            return None
+
+    def _read(self, run_id: str) -> dict[str, Any] | None:
         file = self.folder(run_id) / "run.json"
         try:
             record = json.loads(file.read_text("utf-8"))
@@ -150,15 +161,20 @@ class Store:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            warnings.warn(f"{file} cannot be read and counts as missing: {type(error).__name__}: {error}", stacklevel=2)
-            return None
+            raise Unreadable(f"{file} cannot be read ({type(error).__name__}: {error})") from error
 
     def publish(self, run: Run) -> None:
-        """Write run.json, whole or not at all. A final record stays as it is; a failed one gives way to a new try."""
+        """Write run.json, whole or not at all. A final record stays as it is; one of a failed run, or one that cannot be read,
+        gives way to a new try.
+        """
         folder = self.folder(run.id)
         folder.mkdir(parents=True, exist_ok=True)
-        before = self.find(run.id)
-        if before is None or before["status"] == "failed":
+        try:
+            before = self._read(run.id)
+            gives_way = before is not None and before["status"] == "failed"
+        except Unreadable:
+            gives_way = True
+        if gives_way:
             (folder / "run.json").unlink(missing_ok=True)
         write_durably(folder / "spec.json", json.dumps(dataclasses.asdict(run.spec), indent=1).encode())
         write_durably(folder / "run.json", json.dumps(_plain(dataclasses.asdict(run)), indent=1).encode(), once=True)

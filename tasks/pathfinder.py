@@ -228,7 +228,7 @@ def _published(folder: str, contour: int) -> tuple[list[tuple[Path, int]], str]:
     for row in rows:
         if len(row) < 4 or not (root / row[0] / row[1]).resolve().is_relative_to(root.resolve()):
             raise ValueError(
-                f"source=lra:{folder}: its metadata have the line {' '.join(row)[:80]!r}, which names no file below it"
+                f"source=lra:{folder}: the line {' '.join(row)[:80]!r} of its metadata names no file below it"
             )
     labels = {f"{row[0]}/{row[1]}": int(row[3]) for row in rows}
     names = sorted(labels, key=lambda name: hashlib.sha256(name.encode()).digest())

@@ -118,11 +118,8 @@ def _points(content: bytes) -> list[list[Any]]:
 
 def _counts(value: Any) -> bool:
     """Whether it is a number that a column holds, or none."""
-    return (
-        value is None
-        or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST)
-        or value != value
-    )
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (is_number and not abs(value) >= LARGEST)  # NaN is one: a loss that was lost
 
 
 def _parsed(line: str) -> Any:

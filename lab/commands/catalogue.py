@@ -71,7 +71,8 @@ def show(
         Print JSON.
     """
     for flag, value, least, most in (
-        ("--dim", dim, 1, 1 << 14), ("--depth", depth, 1, 1024), ("--length", length, 1, 1 << 24), ("--number", number, 0, 1 << 31)
+        ("--dim", dim, 1, 1 << 14), ("--depth", depth, 1, 1024), ("--length", length, 1, 1 << 24),
+        ("--number", number, 0, 1 << 31),
     ):  # fmt: skip
         within(flag, value, least, most)
     from lab import description, plugins

@@ -50,6 +50,8 @@ class Setup:
         Folder of the runs.
     tuned
         Use the lab's process settings (memory that is kept, exact fast products); --untuned leaves processes as they come.
+    yes
+        Begin also what needs more than half of the memory there is.
     """
 
     size: str = "100k"
@@ -62,6 +64,7 @@ class Setup:
     plugin: Names | None = None
     results: str = "results"
     tuned: Annotated[bool, Parameter(negative="--untuned")] = True
+    yes: Flag = False
 
     def planner(self) -> "Planner":
         """The planner that these flags describe."""
@@ -78,7 +81,7 @@ class Setup:
             raise UsageError(f"--lr {self.lr}: must be above 0 and at most 1")
         shape = Shape(self.depth, self.dim, self.match, parse_amount(self.size, "--size"))
         recipe = Recipe() if self.lr is None else Recipe(lr=self.lr)
-        return Planner(shape, self.batch, self.precision, recipe)
+        return Planner(shape, self.batch, self.precision, recipe, self.yes)
 
 
 USUAL = Setup()
