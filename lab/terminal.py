@@ -1,6 +1,6 @@
 """What reaches a terminal is text: a name from a plug-in, a record or a file cannot move the cursor, colour or hide a line."""
 
-from typing import Any, TextIO
+from typing import Any
 
 
 def printable(text: str) -> str:
@@ -13,11 +13,11 @@ def printable(text: str) -> str:
 class Plain:
     """A stream to which only visible characters are written, those that its encoding lacks as escapes."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Any) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        encoding = self.stream.encoding or "utf-8"
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
         return self.stream.write(printable(text).encode(encoding, "backslashreplace").decode(encoding))
 
     def __getattr__(self, name: str) -> Any:
