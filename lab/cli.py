@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that `lab --help` answers at
 
 import errno
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -43,8 +44,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 a run failed, 2 bad usage, 3 impossible budget, 75 interrupted and resumable."""
     with _one_line_each():
         for argument in sys.argv[1:] if argv is None else argv:
-            if "\0" in argument:
-                _fail(f"{argument}: an argument cannot hold a NUL character", 2)
+            if "\0" in argument or re.search("[\ud800-\udc7f\udd00-\udfff]", argument):
+                _fail(f"{argument}: no argument can hold a NUL character or half of a surrogate pair", 2)
         try:
             code = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
         except CycloptsError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from lab.run import SCHEMA
+from lab.terminal import printable
 
 COLUMNS = (
     "id", "status", "architecture", "task", "dim", "depth", "seed", "budget", "batch", "precision", "lr", "length", "params",
@@ -57,7 +58,7 @@ def results(path: str | Path = "results") -> pd.DataFrame:
     rows, broken = [], []
     for folder in _folders(path):
         try:
-            record = json.loads(Path(folder, "run.json").read_bytes())
+            record = _visible(json.loads(Path(folder, "run.json").read_bytes()))
             if record["schema"] > SCHEMA:
                 raise ValueError(f"made by a newer lab: schema {record['schema']}, this one reads {SCHEMA}")
             rows.append(_row(record))
@@ -83,7 +84,7 @@ def curves(path: str | Path = "results") -> pd.DataFrame:
     heads, counts, points = [], [], []
     for folder in _folders(path):
         try:
-            spec = json.loads(Path(folder, "spec.json").read_bytes())
+            spec = _visible(json.loads(Path(folder, "spec.json").read_bytes()))
             head = [os.path.basename(folder), *(spec[name] for name in CURVE_COLUMNS[1:5])]
             mine = _points(Path(folder, "curve.jsonl").read_bytes())
         except (ValueError, KeyError, TypeError, RecursionError, OSError):
@@ -114,6 +115,15 @@ def _points(content: bytes) -> list[list[Any]]:
     names = CURVE_COLUMNS[5:]
     whole = (row for row in rows if isinstance(row, dict) and row.keys() >= set(names))
     return [values for row in whole if all(map(_counts, values := [row[name] for name in names]))]
+
+
+def _visible(value: Any) -> Any:
+    """A record with nothing but visible characters in its texts, as they go to terminals, figures and pages."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(key): _visible(item) for key, item in value.items()}
+    return [_visible(item) for item in value] if isinstance(value, list) else value
 
 
 def _counts(value: Any) -> bool:

@@ -90,7 +90,7 @@ def write_report(frame: pd.DataFrame, curves: pd.DataFrame, folder: str | Path, 
         data={column: value for column, value in zip(frame["column"], frame["data"], strict=True) if value},
     )
     path = folder / "report.html"
-    path.write_text(page, "utf-8")
+    path.write_text(page, "utf-8", "backslashreplace")
     return path
 
 

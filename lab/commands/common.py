@@ -111,7 +111,8 @@ def stored(results: str, tasks: list[str] | None) -> "DataFrame":
 
 
 def command() -> str:
-    return shlex.join(["lab", *sys.argv[1:]])
+    """The command as it was typed; in a locale that knows no UTF-8, bytes beyond ASCII arrive as surrogates."""
+    return shlex.join(["lab", *(os.fsencode(each).decode("utf-8", "replace") for each in sys.argv[1:])])
 
 
 def print_json(value: Any) -> None:
