@@ -104,15 +104,15 @@ class Planner:
         cost = model.flops(made.length, made.answers).batch(spec.batch).headline / (spec.batch * made.length)
         return Planned(spec, steps, count_parameters(model), cost)
 
-
     def _check_memory(self, model: Model, task: Task, spec: Spec) -> None:
         """By the least there can be: weights, gradients and AdamW's two moments, and one activation of each layer."""
         activations = spec.batch * task.length * spec.dim * spec.depth
         needed, there = 4 * (4 * count_parameters(model) + activations), machine.memory()
         if 2 * needed > there and not self.yes:
             raise UsageError(
-                f"--batch {spec.batch} at dim={spec.dim}, depth={spec.depth}, length={task.length}: needs {needed / 2**30:.1f} GiB "
-                f"of memory at least, more than half of {there / 2**30:.1f} GiB; make one of them smaller, or try it with --yes"
+                f"--batch {spec.batch} at dim={spec.dim}, depth={spec.depth}, length={task.length}: needs "
+                f"{needed / 2**30:.1f} GiB of memory at least, more than half of {there / 2**30:.1f} GiB; make one of them "
+                "smaller, or try it with --yes"
             )
 
 

@@ -227,9 +227,7 @@ def _published(folder: str, contour: int) -> tuple[list[tuple[Path, int]], str]:
     rows = [row for path in lists for row in _listed(path)]
     for row in rows:
         if len(row) < 4 or not (root / row[0] / row[1]).resolve().is_relative_to(root.resolve()):
-            raise ValueError(
-                f"source=lra:{folder}: the line {' '.join(row)[:80]!r} of its metadata names no file below it"
-            )
+            raise ValueError(f"source=lra:{folder}: the line {' '.join(row)[:80]!r} of its metadata names no file below it")
     labels = {f"{row[0]}/{row[1]}": int(row[3]) for row in rows}
     names = sorted(labels, key=lambda name: hashlib.sha256(name.encode()).digest())
     names = [name for name in names if (root / name).stat().st_size]

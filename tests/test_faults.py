@@ -1,4 +1,4 @@
-"""Thirty faults, each with the test that injects it for real and sees what a user is told; then whatever else may be typed or read."""
+"""Thirty faults, each with the test that injects it for real and sees what a user is told; and data that are no code."""
 
 import ast
 import json
@@ -31,7 +31,7 @@ RUN = ("run", "--architecture", "linear_rnn", "--task", "recall", "--budget", "2
 
 FAULTS = {
     1: ("kill -9 while a checkpoint is written", ["test_kills_while_it_is_written_leave_a_whole_one"]),
-    2: ("kill -9 between steps", ["test_an_interrupted_run_continues_bit_for_bit", "test_a_killed_worker_costs_nothing_but_time"]),
+    2: ("kill -9 between steps", ["test_an_interrupted_run_continues_bit_for_bit", "test_a_killed_worker_costs_nothing_but_time"]),  # noqa: E501
     3: ("disk full at a checkpoint", ["test_a_full_disk_costs_a_checkpoint_and_not_the_run"]),
     4: ("disk full at the results", ["test_a_write_that_fails_leaves_the_old_file_and_nothing_else"]),
     5: ("corrupt or truncated checkpoint", ["test_a_broken_one_is_noticed_and_the_one_before_is_used",
@@ -64,7 +64,7 @@ FAULTS = {
     24: ("read-only results folder", ["test_a_folder_that_cannot_be_written_is_named",
                                       "test_a_folder_without_permission_is_named"]),
     25: ("missing GPU", ["test_there_is_no_device_to_ask_for_and_the_record_says_which_it_was"]),
-    26: ("data that are not what they were", ["test_changed_data_is_refused", "test_a_flipped_byte_of_the_cache_is_never_trained_on"]),
+    26: ("data that are not what they were", ["test_changed_data_is_refused", "test_a_flipped_byte_of_the_cache_is_never_trained_on"]),  # noqa: E501
     27: ("records and checkpoints of another version", ["test_changed_code_is_another_run",
                                                         "test_records_of_changed_code_are_told_apart"]),
     28: ("lost node of a cluster", ["test_a_killed_worker_costs_nothing_but_time"]),
@@ -213,9 +213,9 @@ def test_a_run_that_is_a_link_out_of_the_store_is_refused(tmp_path, capsys, monk
 WHERE = {
     "import": ("# more", "raise OSError('no licence')", 2, "failed to load: OSError: no licence"),
     "leave": ("# more", "raise SystemExit(0)", 2, "failed to load: SystemExit: 0"),
-    "build": ("        super().__init__(dim, depth", "        raise RuntimeError('too hot')\n        super().__init__(dim, depth", 2,
+    "build": ("        super().__init__(dim, depth", "        raise RuntimeError('too hot')\n        super().__init__(dim, depth", 2,  # noqa: E501
               "RuntimeError: too hot"),
-    "forward": ("        return self.map(x)", "        if x.device.type != 'meta': raise RuntimeError('too hot')\n        return x", 1,
+    "forward": ("        return self.map(x)", "        if x.device.type != 'meta': raise RuntimeError('too hot')\n        return x", 1,  # noqa: E501
                 "RuntimeError: too hot"),
 }  # fmt: skip
 
@@ -243,7 +243,9 @@ def test_a_distribution_that_raises_is_named_with_its_version(tmp_path, monkeypa
     (info / "entry_points.txt").write_text("[lab.architectures]\nstove = hot\n")
     monkeypatch.syspath_prepend(tmp_path)
     plugins.load.cache_clear()
-    with pytest.raises(UsageError, match=r"stove: failed to load \(from hot 1\.5, hot\): RuntimeError: too hot \(hot\.py, line 1\)"):
+    with pytest.raises(
+        UsageError, match=r"stove: failed to load \(from hot 1\.5, hot\): RuntimeError: too hot \(hot\.py, line 1\)"
+    ):
         plugins.load("architectures", "stove")
     assert plugins.load("architectures", "lstm")
 
@@ -299,7 +301,8 @@ def test_a_run_too_large_for_memory_is_refused(tmp_path, capsys):
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "environment", [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "latin-1"}]
+    "environment",
+    [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "latin-1"}],
 )
 def test_any_locale_does(tmp_path, environment):
     text = tmp_path / "Größe ✓ 名"
@@ -387,7 +390,9 @@ def test_an_archive_is_never_unpacked(tmp_path, monkeypatch, capsys):
         archive.add("evil", "/tmp/../escaped", filter=lambda member: member)
     before = sorted(tmp_path.parent.rglob("*"))
     for name in ("evil.zip", "evil.tar"):
-        assert "binary" in refused("run", "--architecture", "lstm", "--task", f"text:path={name}", "--budget", "1e9", capsys=capsys)
+        assert "binary" in refused(
+            "run", "--architecture", "lstm", "--task", f"text:path={name}", "--budget", "1e9", capsys=capsys
+        )
     assert sorted(tmp_path.parent.rglob("*")) == before
 
 

@@ -10,7 +10,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "when-things-go-wrong.md"
-GIVEN = {"UsageError", "BudgetError", "ValueError", "TypeError", "LengthError", "Leak", "Diverged", "NotImplementedError", "Unreadable"}
+GIVEN = {
+    "UsageError",
+    "BudgetError",
+    "ValueError",
+    "TypeError",
+    "LengthError",
+    "Leak",
+    "Diverged",
+    "NotImplementedError",
+    "Unreadable",
+}
 TOLD = {"warnings.warn", "_fail"}
 
 
