@@ -12,7 +12,7 @@ A new architecture writes `flops` and any one of
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -136,6 +136,9 @@ class Backbone(SequenceMap):
     embedding_std: float = 0.25
     """Scale of the token embeddings this architecture is meant to read. A small one hides the token behind the first blocks'
     output in the residual stream, and a model that must look a token up then hardly learns to: lab/studies/default.toml."""
+
+    searched: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """Settings that `--tune` tries besides the learning rate, each with the values to try."""
 
     period: int = 1
     """Layers after which the kinds of layers repeat."""

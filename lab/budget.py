@@ -6,6 +6,7 @@ is contraction plus mixing, and a training step costs three times its forward pa
 
 import math
 import re
+from collections.abc import Sequence
 
 from architectures.backbone import Flops
 from lab.errors import BudgetError, UsageError
@@ -29,6 +30,28 @@ def parse_amount(text: str, flag: str) -> float:
     if not 0 < value <= LARGEST:  # false for NaN too
         raise UsageError(f"{flag} {text}: must be above zero and at most {LARGEST:.0e}")
     return value
+
+
+def parse_budgets(texts: Sequence[str]) -> tuple[float, ...]:
+    """Budgets, ascending: amounts, or FIRST:LAST:COUNT for a geometric row.
+
+    Raises:
+        UsageError: one is not an amount, or a row has fewer than two.
+    """
+    found: set[float] = set()
+    for text in texts:
+        parts = text.split(":")
+        if len(parts) == 1:
+            found.add(parse_amount(text, "--budgets"))
+            continue
+        if len(parts) != 3 or not parts[2].isdecimal() or not 2 <= int(parts[2]) <= 100:
+            raise UsageError(f"--budgets {text}: a row is FIRST:LAST:COUNT with 2 to 100 budgets, like 1e11:1e13:5")
+        first, last = (parse_amount(part, "--budgets") for part in parts[:2])
+        if not first < last:
+            raise UsageError(f"--budgets {text}: a row goes from a smaller budget to a larger one")
+        ratio = (last / first) ** (1 / (int(parts[2]) - 1))
+        found |= {float(f"{first * ratio**step:.4g}") for step in range(int(parts[2]))}
+    return tuple(sorted(found))
 
 
 def step_flops(forward: Flops, batch: int) -> int:

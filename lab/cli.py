@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from cyclopts import App, CycloptsError
 
-from lab.commands import bench, catalogue, compare, draw, trust
+from lab.commands import bench, catalogue, compare, draw, frontier, trust
 from lab.commands.common import command
 from lab.errors import UsageError
 
@@ -20,7 +20,7 @@ app = App(
     version_flags=["--version"],
 )
 for each in (
-    compare.compare, compare.run, catalogue.prepare, catalogue.show, catalogue.new_architecture,
+    compare.compare, compare.run, frontier.frontier, catalogue.prepare, catalogue.show, catalogue.new_architecture,
     trust.check, trust.verify, trust.doctor, draw.plot, draw.report,
 ):  # fmt: skip
     app.command(each)

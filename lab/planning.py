@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -50,13 +50,14 @@ class Planned:
 
 @dataclass
 class Planner:
-    """Makes specs; each task is built once."""
+    """Makes specs; each task is built once, each width solved for once, also by planners made from this one by `replace`."""
 
     shape: Shape = field(default_factory=Shape)
     batch: int | None = None
     precision: Precision = "float32"
     recipe: Recipe = field(default_factory=Recipe)
     _tasks: dict[str, Task] = field(default_factory=dict)
+    _widths: dict[tuple[Shape, str, str], tuple[int, dict[str, Any]]] = field(default_factory=dict)
 
     def plan(self, architecture: str, task: str, budget: float, seed: int) -> Planned:
         """One run.
@@ -75,7 +76,10 @@ class Planner:
         made = self._tasks[task_text]
         dim, filled = self.shape.dim, given
         if dim is None:
-            dim, filled = matching.solve(self.shape.match, self.shape.size, name, given, made, self.shape.depth)
+            asked = (self.shape, plugins.canonical("architectures", name, given), task_text)
+            if asked not in self._widths:
+                self._widths[asked] = matching.solve(self.shape.match, self.shape.size, name, given, made, self.shape.depth)
+            dim, filled = self._widths[asked]
         settings = plugins.resolved("architectures", name, filled)
         with torch.device("meta"):
             model = build(name, made, dim=dim, depth=self.shape.depth, settings=settings)

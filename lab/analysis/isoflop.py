@@ -346,7 +346,7 @@ def _smooth(budget: _Budget) -> tuple[np.ndarray, np.ndarray, int]:
     near = np.abs(budget.x - best) <= WINDOW + 1e-9
     if near.sum() < 6:
         near[:] = True
-    degree = min(3, near.sum() - 2)
+    degree = min(3, int(near.sum()) - 2)
     if degree < 2:
         return budget.y, np.zeros(0), 0
     weight = np.sqrt(budget.count[near])
@@ -446,11 +446,13 @@ def _point(
         notes.append("fewer than 4 sizes lie within a factor of 4 of the optimum: the parabola is biased")
     if cubic < 0.01:
         notes.append(f"a cubic term is significant (p = {cubic:.2g})")
+    with np.errstate(over="ignore"):  # the vertex of a flat parabola may be anywhere
+        params = float(np.exp(x))
     return {
         "flops": budget.flops,
         "runs": len(budget.each),
         "sizes": len(budget.x),
-        "params": float(np.exp(x)),
+        "params": params,
         "tokens": float(np.exp(np.interp(x, budget.x, budget.tokens))),
         "loss": float(np.exp(y)),
         "loss_low": float(np.exp(low)),

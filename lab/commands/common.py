@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,19 +25,11 @@ Flag = Annotated[bool, Parameter(negative="")]
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Setup:
-    """What `run` and `compare` share.
+class Training:
+    """How runs train, and where they are kept.
 
     Attributes
     ----------
-    size
-        Non-embedding parameters (or, with --match flops, FLOPs a token) that every width is solved for, like 100k.
-    match
-        What is made equal between architectures, to 2 %.
-    dim
-        A width, instead of --size.
-    depth
-        Layers.
     batch
         Sequences a step; as many as 512 tokens hold where none is given.
     precision
@@ -52,10 +44,6 @@ class Setup:
         Use the lab's process settings (memory that is kept, exact fast products); --untuned leaves processes as they come.
     """
 
-    size: str = "100k"
-    match: Literal["params", "flops"] = "params"
-    dim: int | None = None
-    depth: int = 2
     batch: int | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     lr: float | None = None
@@ -64,10 +52,9 @@ class Setup:
     tuned: Annotated[bool, Parameter(negative="--untuned")] = True
 
     def planner(self) -> "Planner":
-        """The planner that these flags describe."""
+        """The planner that these flags describe, for models of the usual shape."""
         from lab import machine, plugins
-        from lab.budget import parse_amount
-        from lab.planning import Planner, Shape
+        from lab.planning import Planner
         from lab.recipe import Recipe
 
         if not self.tuned:
@@ -76,9 +63,39 @@ class Setup:
             plugins.add_file(file)
         if self.lr is not None and not 0 < self.lr <= 1:
             raise UsageError(f"--lr {self.lr}: must be above 0 and at most 1")
-        shape = Shape(self.depth, self.dim, self.match, parse_amount(self.size, "--size"))
         recipe = Recipe() if self.lr is None else Recipe(lr=self.lr)
-        return Planner(shape, self.batch, self.precision, recipe)
+        return Planner(batch=self.batch, precision=self.precision, recipe=recipe)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Setup(Training):
+    """What `run` and `compare` share.
+
+    Attributes
+    ----------
+    size
+        Non-embedding parameters (or, with --match flops, FLOPs a token) that every width is solved for, like 100k.
+    match
+        What is made equal between architectures, to 2 %.
+    dim
+        A width, instead of --size.
+    depth
+        Layers.
+    """
+
+    size: str = "100k"
+    match: Literal["params", "flops"] = "params"
+    dim: int | None = None
+    depth: int = 2
+
+    def planner(self) -> "Planner":
+        """The planner that these flags describe."""
+        from lab.budget import parse_amount
+        from lab.planning import Shape
+
+        shape = Shape(self.depth, self.dim, self.match, parse_amount(self.size, "--size"))
+        return replace(super().planner(), shape=shape)
 
 
 USUAL = Setup()
