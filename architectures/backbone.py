@@ -137,6 +137,10 @@ class Backbone(SequenceMap):
     """Scale of the token embeddings this architecture is meant to read. A small one hides the token behind the first blocks'
     output in the residual stream, and a model that must look a token up then hardly learns to: lab/studies/default.toml."""
 
+    recipe: ClassVar[str] = ""
+    """The training recipe that its authors prescribe, as `--recipe` takes it (`gpt3:lr=1e-3`), with its source in a comment. It
+    is used where `--recipe` is not given; none asked for is the lab's, the same for all."""
+
     period: int = 1
     """Layers after which the kinds of layers repeat."""
 

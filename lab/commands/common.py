@@ -42,8 +42,11 @@ class Setup:
         Sequences a step; as many as 512 tokens hold where none is given.
     precision
         Arithmetic of the forward pass; states and weights stay float32.
+    recipe
+        Training recipe for all architectures: gpt1, gpt2, gpt3, gopher, chinchilla, palm, llama, or shared, the lab's own; with
+        changes as in gpt3:lr=1e-3,schedule=wsd; or a TOML file. None given: what an architecture asks for, else shared.
     lr
-        Peak learning rate.
+        Peak learning rate, instead of the recipe's.
     plugin
         Python files with an architecture or a task, known by the file's name. Their code is run.
     results
@@ -58,6 +61,7 @@ class Setup:
     depth: int = 2
     batch: int | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
+    recipe: str | None = None
     lr: float | None = None
     plugin: Names | None = None
     results: str = "results"
@@ -65,10 +69,9 @@ class Setup:
 
     def planner(self) -> "Planner":
         """The planner that these flags describe."""
-        from lab import machine, plugins
+        from lab import machine, plugins, presets
         from lab.budget import parse_amount
         from lab.planning import Planner, Shape
-        from lab.recipe import Recipe
 
         if not self.tuned:
             os.environ[machine.UNTUNED] = "1"  # workers inherit it
@@ -77,8 +80,8 @@ class Setup:
         if self.lr is not None and not 0 < self.lr <= 1:
             raise UsageError(f"--lr {self.lr}: must be above 0 and at most 1")
         shape = Shape(self.depth, self.dim, self.match, parse_amount(self.size, "--size"))
-        recipe = Recipe() if self.lr is None else Recipe(lr=self.lr)
-        return Planner(shape, self.batch, self.precision, recipe)
+        recipe = None if self.recipe is None else presets.read(self.recipe)
+        return Planner(shape, self.batch, self.precision, recipe, self.lr)
 
 
 USUAL = Setup()
