@@ -1,8 +1,8 @@
 """Recipes by name: the TOML files of lab/recipes, or one of your own, with changes as in `gpt3:lr=1e-3,schedule=wsd`.
 
-A file says `title`, `source`, and each field of a recipe as `field = [value, "where it is published"]`. `lr` may be a table of
-rates by model size. `warmup` may be in the units of its paper, `{ steps = 2000, of = 250000 }` or `{ tokens = 375e6, of = 300e9 }`;
-it becomes the share of the published run, and at least `SHORTEST_WARMUP`. `batch` is what the authors used, in tokens: it is
+A file says `title`, `source`, and each field of a recipe as `field = [value, "where it is published"]`. `lr` may be pairs of
+parameters and rate. `warmup` may be in the units of its paper, `{ steps = 2000, of = 250000 }` or tokens:
+it becomes the share of the published run, and at least `SHORTEST_WARMUP`. `batch` is what the authors used, in tokens; it is
 shown and not used, as steps of half a million tokens would leave a short run with few. `missing` lists what is not done here.
 """
 
@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lab.budget import parse_amount
 from lab.errors import UsageError, nearest
 from lab.recipe import FIELDS, Recipe, departures, value_of
 
@@ -86,10 +85,8 @@ def preset(name: str, flag: str = "--recipe") -> Preset:
         value, sources[key] = pair
         if key == "batch":
             continue
-        if key == "lr" and isinstance(value, dict):
-            sizes = [(parse_amount(size.replace("B", "G"), where), rate) for size, rate in value.items()]
-            peaks = tuple((size, _checked("lr", rate, where)) for size, rate in sizes)
-            values |= {"peaks": peaks, "lr": min(peaks)[1]}
+        if key == "lr" and isinstance(value, list):
+            values |= _by_size(value, where)
         elif key == "warmup" and isinstance(value, dict):
             values[key] = _checked(key, _share_of(value, where), where)
         else:
@@ -162,6 +159,15 @@ def _plain(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def _by_size(published: list[Any], where: str) -> dict[str, Any]:
+    """Learning rates by model size; that of the smallest stands where no size is known."""
+    try:
+        peaks = tuple((float(size), _checked("lr", rate, where)) for size, rate in published)
+        return {"peaks": peaks, "lr": min(peaks)[1]}
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{where}: lr must be a rate, or pairs of parameters and rate, [[125e6, 6e-4], ...]") from error
 
 
 def _share_of(published: Mapping[str, Any], where: str) -> float:
