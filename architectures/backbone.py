@@ -140,6 +140,10 @@ class Backbone(SequenceMap):
     searched: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """Settings that `--tune` tries besides the learning rate, each with the values to try."""
 
+    recipe: ClassVar[str] = ""
+    """The training recipe that its authors prescribe, as `--recipe` takes it (`gpt3:lr=1e-3`), with its source in a comment. It
+    is used where `--recipe` is not given; none asked for is the lab's, the same for all."""
+
     period: int = 1
     """Layers after which the kinds of layers repeat."""
 

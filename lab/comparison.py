@@ -13,6 +13,7 @@ from lab.errors import UsageError
 from lab.planning import Planner, missing, plan_all, tell_plan
 from lab.progress import Display
 from lab.run import Store
+from lab.tuning import Search, choose
 
 
 def cores() -> int:
@@ -59,8 +60,13 @@ def compare(
         planned = plan_all(planner, architectures, tasks, budgets, seeds)
         store.check_writable()
         if trials:
-            chosen = tune(planned, planner, trials, results, pool, started or called)
-            planned = plan_all(planner, architectures, tasks, budgets, seeds, chosen)
+            first = [each for each in planned if each.spec.seed == 0]
+            searches = {
+                each.spec.id: Search(planner, each.spec.architecture, each.spec.task, each.spec.budget, trials) for each in first
+            }
+            chosen = choose(searches, results, pool, started or called)
+            tuned = {run_id: searches[run_id].planned(choice) for run_id, choice in chosen.items()}
+            planned = plan_all(planner, architectures, tasks, budgets, seeds, tuned)
             ready = pool(store)
         open_runs = missing(planned, store)
         tell_plan(planned, len(planned) - len(open_runs))

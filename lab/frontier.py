@@ -21,9 +21,8 @@ from lab.planning import Planned, Planner, Shape
 from lab.run import Store
 from lab.settling import settle
 from lab.sweep import Grid, Sweep, depth_of
-from lab.tuning import Choice, Search
+from lab.tuning import Choice, Search, choose
 
-TUNING = "tuning"
 TIMED_STEPS = 3
 
 
@@ -103,7 +102,7 @@ def carry_out(
         for budget in sorted(tuned_at)
         for size in [sweep.likely(budget)]
     }
-    store, trial_store = Store(results), Store(f"{results}/{TUNING}")
+    store = Store(results)
     store.check_writable()
     foreseen = tell_plan(sweeps, list(searches.values()), workers)
     if plan_only:
@@ -114,13 +113,9 @@ def carry_out(
 
     choices: dict[str, dict[float, Choice]] = {}
     if searches:
-        tried = settle(list(searches.values()), trial_store, lambda: pool(trial_store), len(searches) * (trials or 0), called)
-        for (name, size), search in searches.items():
-            choices.setdefault(name, {})[size] = search.choice(tried)
+        for (name, size), choice in choose(searches, results, pool, called).items():
+            choices.setdefault(name, {})[size] = choice
         sweeps = [_tuned(sweep, choices[sweep.architecture]) for sweep in sweeps]
-        for sized in choices.values():
-            for size, choice in sized.items():
-                print(f"  tuned at {size:,.0f} parameters: {choice}", file=sys.stderr)
     outcomes = settle(sweeps, store, lambda: pool(store), foreseen, called)
     records = load_results(results)
     return Found({sweep.architecture: sweep.frame(records, outcomes) for sweep in sweeps}, choices)

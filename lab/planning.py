@@ -1,14 +1,14 @@
 """From names and sizes to specs: every error that a request can have is found here, before anything is written."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 
 from architectures.backbone import SequenceMap
-from lab import matching, plugins
+from lab import matching, plugins, presets
 from lab.budget import shown
 from lab.errors import UsageError
 from lab.model import build, build_task, count_parameters
@@ -50,12 +50,16 @@ class Planned:
 
 @dataclass
 class Planner:
-    """Makes specs; each task is built once, each width solved for once, also by planners made from this one by `replace`."""
+    """Makes specs; each task is built once, each width solved for once, also by planners made from this one by `replace`.
+
+    recipe: for all architectures; None is what each asks for, or else the lab's. lr: peak learning rate, instead of the recipe's.
+    """
 
     shape: Shape = field(default_factory=Shape)
     batch: int | None = None
     precision: Precision = "float32"
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe | None = None
+    lr: float | None = None
     _tasks: dict[str, Task] = field(default_factory=dict)
     _widths: dict[tuple[Shape, str, str], tuple[int, dict[str, Any]]] = field(default_factory=dict)
 
@@ -81,8 +85,10 @@ class Planner:
                 self._widths[asked] = matching.solve(self.shape.match, self.shape.size, name, given, made, self.shape.depth)
             dim, filled = self._widths[asked]
         settings = plugins.resolved("architectures", name, filled)
+        recipe = self.recipe_of(name)
         with torch.device("meta"):
-            model = build(name, made, dim=dim, depth=self.shape.depth, settings=settings)
+            model = build(name, made, dim=dim, depth=self.shape.depth, settings=settings, recipe=recipe)
+        recipe = recipe.at(count_parameters(model))
         kinds = {type(module) for module in model.backbone.modules() if isinstance(module, SequenceMap)}
         spec = Spec(
             architecture=plugins.canonical("architectures", name, given),
@@ -97,26 +103,45 @@ class Planner:
             },
             data=made.data,
             budget=budget,
-            batch=self.batch or max(1, STEP_TOKENS // made.length),
+            batch=self.batch or max(1, (recipe.tokens or STEP_TOKENS) // made.length),
             seed=seed,
             precision=self.precision,
-            recipe=asdict(self.recipe),
+            recipe=recipe.written(),
         )
         steps, _ = plan_steps(model, made, spec)
         cost = model.flops(made.length, made.answers).batch(spec.batch).headline / (spec.batch * made.length)
         return Planned(spec, steps, count_parameters(model), cost)
 
+    def recipe_of(self, architecture: str) -> Recipe:
+        """What an architecture trains with; `at` its size where learning rates are published by size.
+
+        Raises:
+            UsageError: it asks for a recipe that there is not.
+        """
+        asked = plugins.load("architectures", architecture).recipe
+        recipe = self.recipe or presets.read(asked or presets.SHARED, f"the recipe of {architecture},")
+        return recipe if self.lr is None else replace(recipe, lr=self.lr, peaks=())
+
 
 def plan_all(
-    planner: Planner, architectures: Sequence[str], tasks: Sequence[str], budgets: Sequence[float], seeds: int
+    planner: Planner,
+    architectures: Sequence[str],
+    tasks: Sequence[str],
+    budgets: Sequence[float],
+    seeds: int,
+    tuned: Mapping[str, Planned] = {},
 ) -> list[Planned]:
-    """Every combination, seed by seed, so that half a comparison is already a fair one; costly runs first within a seed."""
+    """Every combination, seed by seed, so that half a comparison is already a fair one; costly runs first within a seed.
+
+    tuned: what is to be run instead of the run of seed 0 with an id.
+    """
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: at least one is needed")
     for flag, asked in (("--architectures", architectures), ("--tasks", tasks)):
         if not asked:
             raise UsageError(f"{flag}: name at least one")
     first = [planner.plan(a, t, budget, 0) for budget in budgets for t in tasks for a in architectures]
+    first = [tuned.get(planned.spec.id, planned) for planned in first]
     unique = list({planned.spec.id: planned for planned in first}.values())
     unique.sort(key=lambda planned: -planned.spec.budget)
     everything = []

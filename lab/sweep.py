@@ -151,9 +151,8 @@ class Sweep:
         if (budget, rung) not in self._cells:
             size = self.grid.size(rung)
             shape = Shape(depth=self.depth or depth_of(size), size=size)
-            recipe = replace(self.planner.recipe, lr=self._rate(size))
             try:
-                made = replace(self.planner, shape=shape, recipe=recipe).plan(self.architecture, self.task, budget, 0)
+                made = replace(self.planner, shape=shape, lr=self._rate(size)).plan(self.architecture, self.task, budget, 0)
             except (BudgetError, UsageError) as error:
                 if not isinstance(error, BudgetError) and "--size" not in str(error):
                     raise
@@ -190,9 +189,9 @@ class Sweep:
         reached = largest >= self.grid.size(max(asked)) * (1 - 1e-9)
         return best, beyond if beyond != "larger" or reached else ""  # those larger diverged
 
-    def _rate(self, size: float) -> float:
+    def _rate(self, size: float) -> float | None:
         if not self.rates:
-            return self.planner.recipe.lr
+            return self.planner.lr
         sizes = sorted(self.rates)
         rate = np.exp(np.interp(math.log(size), np.log(sizes), np.log([self.rates[at] for at in sizes])))
         return float(f"{rate:.3g}")

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from architectures.backbone import SequenceMap
-from lab import machine, plugins
+from lab import machine, optimizers, plugins
 from lab.budget import TRAIN_OVER_FORWARD, step_flops, steps_for
 from lab.checkpoint import DurableIO, random_states, restore_random_states
 from lab.evaluation import evaluate_all
@@ -73,7 +73,7 @@ def with_auxiliary(loss: Tensor, maps: list[SequenceMap]) -> Tensor:
 
 
 class Learner(L.LightningModule):
-    """Minimise the task's loss with the recipe's AdamW; the learning rate is a function of the step."""
+    """Minimise the task's loss with the recipe's optimizer; the learning rate is a function of the step."""
 
     def __init__(self, model: Model, task: Task, recipe: Recipe, steps: int) -> None:
         super().__init__()
@@ -89,15 +89,15 @@ class Learner(L.LightningModule):
         return with_auxiliary(loss, self.maps)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        groups = self.recipe.groups(self.model)
-        self.peaks = [group["lr"] for group in groups]
-        return torch.optim.AdamW(groups, betas=self.recipe.betas, eps=self.recipe.eps, fused=True)
+        made = optimizers.optimizer(self.recipe, self.model)
+        self.peaks = [group["lr"] for group in made.param_groups]
+        return made
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         rate = self.recipe.rate(self.trainer.global_step, self.steps)
         for group, peak in zip(optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * rate
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip or math.inf)
         if not norm.isfinite():
             raise Diverged(f"the gradient's norm was {norm:g}", self.loss)
 
@@ -171,13 +171,22 @@ def save(trainer: L.Trainer, folder: Path) -> None:
 
 
 def plan_steps(model: Model, task: Task, spec: Spec) -> tuple[int, int]:
-    """Optimizer steps that the budget pays for, and the training FLOPs of one.
+    """Optimizer steps that the budget pays for, and the training FLOPs of one, matrix products of its update included.
 
     Raises:
         BudgetError: it pays for none.
     """
     per_step = step_flops(model.flops(task.length, task.answers), spec.batch)
+    per_step += optimizers.update_flops(Recipe.read(spec.recipe), model)
     return steps_for(spec.budget, per_step), per_step
+
+
+def flops_by_kind(model: Model, task: Task, spec: Spec, steps: int) -> dict[str, int]:
+    """Training FLOPs of `steps` steps by kind, `optimizer` among them where its matrix products are part of the budget."""
+    cost = model.flops(task.length, task.answers).batch(spec.batch)
+    kinds = {kind: TRAIN_OVER_FORWARD * value * steps for kind, value in cost.kinds.items()}
+    update = optimizers.update_flops(Recipe.read(spec.recipe), model)
+    return kinds | ({"optimizer": update * steps} if update else {})
 
 
 def train(
@@ -199,8 +208,10 @@ def train(
     if task.data != spec.data:
         raise ValueError(f"the data behind {spec.task} changed: expected hash {spec.data[:12]}, found {task.data[:12]}")
 
+    recipe = Recipe.read(spec.recipe)
+
     def make() -> Model:
-        return build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings)
+        return build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings, recipe=recipe)
 
     looked = "off"
     if leak_gate:
@@ -214,7 +225,6 @@ def train(
             return run
     torch.manual_seed(spec.seed)
     model = make()
-    recipe = Recipe(**spec.recipe)
     steps, per_step = plan_steps(model, task, spec)
     folder = store.folder(spec.id)
     folder.mkdir(parents=True, exist_ok=True)
@@ -240,7 +250,7 @@ def train(
         baselines=task.baselines(),
         references=plugins.references(spec.names[1], task.references, spec.task_settings),
         flops=taken * per_step,
-        flops_by_kind={kind: TRAIN_OVER_FORWARD * value * taken for kind, value in cost.kinds.items()},
+        flops_by_kind=flops_by_kind(model, task, spec, taken),
         evaluation_flops=evaluation_flops,
         flops_per_token=cost.headline / (spec.batch * task.length),
         parameters=count_parameters(model),

@@ -1,6 +1,6 @@
 """Learning rates, and what a backbone declares as its own to be searched, chosen on the validation split at equal cost.
 
-A setting-up is tried at several learning rates, a factor of two apart about the recipe's, each with a share of the budget that it
+An architecture is tried at several learning rates, a factor of two apart about the recipe's, each with a share of the budget that it
 is chosen for: all trials of a choice cost one run of that budget, however many there are, so every architecture is tuned with the
 same FLOPs. The best must have a neighbour on either side; until it does, the grid grows there, which costs more and is told.
 Trials are ordinary runs in a store of their own, `<results>/tuning`: no score of theirs is ever a result.
@@ -8,13 +8,21 @@ Trials are ordinary runs in a store of their own, `<results>/tuning`: no score o
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lab import plugins
+from lab.budget import shown
+from lab.engine import Pool
 from lab.errors import UsageError
 from lab.planning import Planned, Planner
-from lab.settling import Outcomes
+from lab.run import Store
+from lab.settling import Outcomes, settle
+
+TUNING = "tuning"
+"""Folder of the trials, below that of the runs."""
 
 RATIO = 2.0
 LARGEST_GROWTH = 6
@@ -51,6 +59,8 @@ class Search:
     budget: float
     trials: int
     _tried: dict[str, dict[int, Planned]] = field(default_factory=dict)
+    _share: float = 0.0
+    _usual: float = 0.0
 
     def __post_init__(self) -> None:
         if not 3 <= self.trials <= 31:
@@ -68,6 +78,7 @@ class Search:
             half = self.trials // 2
             rates = range(-half, self.trials - half)
             self._share = self.budget / (self.trials * len(forms))
+            self._usual = self.planner.plan(self.architecture, self.task, self.budget, 0).spec.recipe["lr"]
             self._tried = {form: {power: self._plan(form, power) for power in rates} for form in forms}
         for left in reversed(range(LARGEST_GROWTH + 1)):
             open_trials = [trial for grid in self._tried.values() for trial in grid.values() if trial.spec.id not in outcomes]
@@ -110,12 +121,15 @@ class Search:
             flops=sum(trial.spec.budget for grid in self._tried.values() for trial in grid.values()),
         )
 
+    def planned(self, choice: Choice) -> Planned:
+        """The run of seed 0 that the choice was made for."""
+        return replace(self.planner, lr=choice.lr).plan(choice.architecture, self.task, self.budget, 0)
+
     def _rate(self, power: int) -> float:
-        return float(f"{self.planner.recipe.lr * RATIO**power:.3g}")
+        return float(f"{self._usual * RATIO**power:.3g}")
 
     def _plan(self, form: str, power: int) -> Planned:
-        recipe = replace(self.planner.recipe, lr=self._rate(power))
-        return replace(self.planner, recipe=recipe).plan(form, self.task, self._share, 0)
+        return replace(self.planner, lr=self._rate(power)).plan(form, self.task, self._share, 0)
 
 
 def _beyond(losses: Mapping[int, float | None]) -> int | None:
@@ -136,3 +150,21 @@ def _forms(architecture: str) -> Iterator[str]:
     asked = {setting: values for setting, values in declared.items() if setting not in given}
     for values in itertools.product(*asked.values()):
         yield plugins.canonical("architectures", name, given | dict(zip(asked, values, strict=True)))
+
+
+def choose(searches: Mapping[Any, Search], results: str, pool: Callable[[Store], Pool], started: float) -> dict[Any, Choice]:
+    """Carry the searches out, as far as they are not done, and say what was chosen; a choice a search, by the same keys."""
+    store = Store(f"{results}/{TUNING}")
+    expected = sum(len(search.wanted({})) for search in searches.values())
+    tried = settle(list(searches.values()), store, lambda: pool(store), expected, started)
+    choices = {key: search.choice(tried) for key, search in searches.items()}
+    for key, choice in choices.items():
+        print(f"  tuned on {searches[key].task} for {shown(searches[key].budget)} FLOPs: {choice}", file=sys.stderr)
+    spent = {
+        name: sum(c.flops for c in choices.values() if c.architecture == name)
+        for name in {c.architecture for c in choices.values()}
+    }
+    print(
+        "  tuning took " + ", ".join(f"{shown(flops)} FLOPs for {name}" for name, flops in sorted(spent.items())), file=sys.stderr
+    )
+    return choices

@@ -17,8 +17,9 @@ from lab import plugins
 from lab.budget import TRAIN_OVER_FORWARD
 from lab.errors import UsageError
 from lab.model import Model, build, build_task, count_parameters, state_size
+from lab.recipe import Recipe
 from lab.run import SCHEMA, LeakGate, Spec, Status, Store
-from lab.training import plan_steps
+from lab.training import flops_by_kind, plan_steps
 from tasks.task import Task
 
 BELOW_ONE = ("accuracy", "exact")
@@ -109,12 +110,15 @@ def _amounts(record: dict[str, Any], spec: Spec) -> Iterator[str]:
         yield f"flops {flops:,} are more than the budget of {spec.budget:,.0f}"
     if record["status"] == "done" and (not steps or flops + flops / steps <= spec.budget):
         yield f"flops {flops:,} leave more than a step of the budget of {spec.budget:,.0f}"
-    if steps and kinds.get("contraction", 0) + kinds.get("mixing", 0) != flops:
-        yield f"flops {flops:,} are not the sum of contraction and mixing in flops_by_kind"
+    update = kinds.get("optimizer", 0)
+    if steps and kinds.get("contraction", 0) + kinds.get("mixing", 0) + update != flops:
+        yield f"flops {flops:,} are not the sum of contraction, mixing and optimizer in flops_by_kind"
     if (steps != record["planned_steps"]) if record["status"] == "done" else steps > record["planned_steps"]:
         yield f"steps {steps} of {record['planned_steps']} planned, and {record['status']}"
-    if steps and not math.isclose(record["flops_per_token"] * TRAIN_OVER_FORWARD * record["tokens"], flops, rel_tol=1e-9):
-        yield f"flops {flops:,} are not 3 x flops_per_token x tokens"
+    if steps and not math.isclose(
+        record["flops_per_token"] * TRAIN_OVER_FORWARD * record["tokens"], flops - update, rel_tol=1e-9
+    ):
+        yield f"flops {flops - update:,} are not 3 x flops_per_token x tokens"
     if any(not value > 0 for value in record["throughput"].values()):
         yield "throughput holds a number that is not above zero"
 
@@ -168,7 +172,7 @@ def _rebuilt(record: dict[str, Any], spec: Spec) -> tuple[list[str], str]:
         now = {"tasks": plugins.fingerprint("tasks", task_name)}
         task = build_task(task_name, spec.task_settings)
         with torch.device("meta"):
-            model = build(name, task, dim=spec.dim, depth=spec.depth, settings=spec.settings)
+            model = build(name, task, dim=spec.dim, depth=spec.depth, settings=spec.settings, recipe=Recipe.read(spec.recipe))
         kinds = {type(module) for module in model.backbone.modules() if isinstance(module, SequenceMap)}
         now["architectures"] = plugins.fingerprint("architectures", name, kinds)
     except UsageError as error:
@@ -188,7 +192,7 @@ def _compared(record: dict[str, Any], spec: Spec, task: Task, model: Model) -> l
     expected = {
         "planned_steps": planned,
         "flops": per_step * steps,
-        "flops_by_kind": {kind: TRAIN_OVER_FORWARD * value * steps for kind, value in cost.kinds.items()},
+        "flops_by_kind": flops_by_kind(model, task, spec, steps),
         "flops_per_token": cost.headline / (spec.batch * task.length),
         "tokens": steps * spec.batch * task.length,
         "parameters": count_parameters(model),

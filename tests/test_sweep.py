@@ -33,7 +33,7 @@ class Imaginary(Planner):
         if self.shape.size > self.largest:
             raise BudgetError("--budget: does not pay for one step")
         spec = records.spec(
-            architecture, task, seed, budget=budget, dim=round(self.shape.size), recipe=dataclasses.asdict(self.recipe)
+            architecture, task, seed, budget=budget, dim=round(self.shape.size), recipe=records.RECIPE | {"lr": self.lr or 3e-3}
         )
         return Planned(spec, 100, round(self.shape.size), 1.0)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from lab.presets import called
 from lab.run import SCHEMA
 
 COLUMNS = (
@@ -37,10 +38,10 @@ def results(path: str | Path = "results") -> pd.DataFrame:
     """A row for every run that ended, below `<path>/runs`; without runs, a frame without rows.
 
     budget, flops: training FLOPs. score: the test score by `metric`. loss: nats, test split. length: positions of a training
-    sequence. peak_memory: bytes. settings, recipe, code: canonical JSON, so that equal is equal. baselines, refused,
-    throughput, environment: dictionaries. references: published scores, each with name, score and source. What a record lacks
-    is missing; keys that are not known are kept out. Records that cannot be read, or that a newer lab made, are left out with
-    one warning that names them.
+    sequence. peak_memory: bytes. settings, code: canonical JSON, so that equal is equal. recipe: its name and what departs from
+    the recipe of that name, as in `lab, lr=0.001`. baselines, refused, throughput, environment: dictionaries. references:
+    published scores, each with name, score and source. What a record lacks is missing; keys that are not known are kept out.
+    Records that cannot be read, or that a newer lab made, are left out with one warning that names them.
     """
     rows, broken = [], []
     for folder in _folders(path):
@@ -143,7 +144,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         "reason": record.get("reason") or "",
         "leak_gate": record.get("leak_gate") or "",
         "settings": _canonical({"architecture": spec.get("settings"), "task": spec.get("task_settings")}),
-        "recipe": _canonical(recipe),
+        "recipe": called(recipe) if recipe else "",
         "code": _canonical(spec.get("code") or {}),
         "data": spec.get("data") or "",
         "environment": environment,

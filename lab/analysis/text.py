@@ -114,7 +114,7 @@ def _costs(frame: pd.DataFrame) -> str:
 def _conditions(frame: pd.DataFrame) -> str:
     facts = conditions(frame)
     lines = [
-        "; ".join(facts[name] for name in ("runs", "budget", "seeds", "precision")) + ".",
+        "; ".join(facts[name] for name in ("runs", "budget", "seeds", "precision", "recipe") if facts[name]) + ".",
         f"± and *: {facts['interval']}; * is best and told apart from every other (paired t-test over shared seeds, Holm).",
         f"{facts['convention']}; the intervals leave out what the choice of test examples adds.",
     ]

@@ -34,8 +34,11 @@ class Training:
         Sequences a step; as many as 512 tokens hold where none is given.
     precision
         Arithmetic of the forward pass; states and weights stay float32.
+    recipe
+        Training recipe for all architectures: gpt1, gpt2, gpt3, gopher, chinchilla, palm, llama, or shared, the lab's own; with
+        changes as in gpt3:lr=1e-3,schedule=wsd; or a TOML file. None given: what an architecture asks for, else shared.
     lr
-        Peak learning rate.
+        Peak learning rate, instead of the recipe's.
     plugin
         Python files with an architecture or a task, known by the file's name. Their code is run.
     results
@@ -46,6 +49,7 @@ class Training:
 
     batch: int | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
+    recipe: str | None = None
     lr: float | None = None
     plugin: Names | None = None
     results: str = "results"
@@ -53,9 +57,8 @@ class Training:
 
     def planner(self) -> "Planner":
         """The planner that these flags describe, for models of the usual shape."""
-        from lab import machine, plugins
+        from lab import machine, plugins, presets
         from lab.planning import Planner
-        from lab.recipe import Recipe
 
         if not self.tuned:
             os.environ[machine.UNTUNED] = "1"  # workers inherit it
@@ -63,8 +66,8 @@ class Training:
             plugins.add_file(file)
         if self.lr is not None and not 0 < self.lr <= 1:
             raise UsageError(f"--lr {self.lr}: must be above 0 and at most 1")
-        recipe = Recipe() if self.lr is None else Recipe(lr=self.lr)
-        return Planner(batch=self.batch, precision=self.precision, recipe=recipe)
+        recipe = None if self.recipe is None else presets.read(self.recipe)
+        return Planner(batch=self.batch, precision=self.precision, recipe=recipe, lr=self.lr)
 
 
 @Parameter(name="*")
