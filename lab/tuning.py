@@ -1,14 +1,15 @@
 """Learning rates, and what a backbone declares as its own to be searched, chosen on the validation split at equal cost.
 
-An architecture is tried at several learning rates, a factor of two apart about the recipe's, each with a share of the budget that it
-is chosen for: all trials of a choice cost one run of that budget, however many there are, so every architecture is tuned with the
-same FLOPs. The best must have a neighbour on either side; until it does, the grid grows there, which costs more and is told.
+An architecture is tried at several learning rates, a factor of two apart about the recipe's, each with a share of the budget that
+it is chosen for: all trials of a choice cost one run of that budget, however many there are, so every architecture is tuned with
+the same FLOPs. The best must have a neighbour on either side; until it does, the grid grows there, which costs more and is told.
 Trials are ordinary runs in a store of their own, `<results>/tuning`: no score of theirs is ever a result.
 """
 
 import itertools
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -160,11 +161,9 @@ def choose(searches: Mapping[Any, Search], results: str, pool: Callable[[Store],
     choices = {key: search.choice(tried) for key, search in searches.items()}
     for key, choice in choices.items():
         print(f"  tuned on {searches[key].task} for {shown(searches[key].budget)} FLOPs: {choice}", file=sys.stderr)
-    spent = {
-        name: sum(c.flops for c in choices.values() if c.architecture == name)
-        for name in {c.architecture for c in choices.values()}
-    }
-    print(
-        "  tuning took " + ", ".join(f"{shown(flops)} FLOPs for {name}" for name, flops in sorted(spent.items())), file=sys.stderr
-    )
+    spent: Counter[str] = Counter()
+    for choice in choices.values():
+        spent[choice.architecture] += round(choice.flops)
+    told = ", ".join(f"{shown(flops)} FLOPs for {name}" for name, flops in sorted(spent.items()))
+    print(f"  tuning took {told}", file=sys.stderr)
     return choices
