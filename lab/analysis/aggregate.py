@@ -5,6 +5,12 @@ several tasks, normalised, resampled within each task. Scores are (score - chanc
 answers is aggregated. Nothing depends on the order of tasks or runs; every draw comes from a generator of its own.
 """
 
+# what pandas' own hints say of a selection is a union of everything
+# pyright: reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false
+# pyright: reportGeneralTypeIssues=false
+# pyright: reportReturnType=false
+
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -12,7 +18,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import ndtri, stdtr
 
-from lab.analysis.labels import labelled
+from lab.analysis.labels import labelled, several
 from lab.analysis.statistics import FEWEST, LEVEL, Reading, holm
 
 REPLICATES = 2000
@@ -132,6 +138,17 @@ def sign_flip(a: ArrayLike, b: ArrayLike) -> float:
     for each in size[1:]:
         sums = np.concatenate([sums + each, sums - each])
     return float((np.abs(sums) >= total - 1e-9 * size.sum()).mean())
+
+
+def aggregate_verdict(table: pd.DataFrame) -> str:
+    """What the rows of one budget of `aggregates` say: who leads, and who cannot be told apart from it."""
+    order, apart = list(table["row"]), dict(zip(table["row"], table["apart"], strict=True))
+    level = [row for row in order[1:] if not apart[row]]
+    behind = [row for row in order[1:] if apart[row]]
+    if not level:
+        return f"{order[0]} leads over all {table['tasks'].iloc[0]} tasks together"
+    said = f"{several([order[0], *level])} cannot be told apart over {table['tasks'].iloc[0]} tasks together"
+    return said + (f"; {several(behind)} {'are' if len(behind) > 1 else 'is'} behind {order[0]}" if behind else "")
 
 
 def aggregates(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

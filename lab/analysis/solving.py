@@ -20,8 +20,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import chdtrc, log_ndtr, ndtr, ndtri, stdtrit
 
-from lab.analysis.aggregate import REPLICATES, TAIL
-from lab.analysis.statistics import FEWEST, Reading
+from lab.analysis.aggregate import REPLICATES, TAIL, normalised, wilson
+from lab.analysis.statistics import FEWEST, Reading, holm
 
 THETA = 0.9
 """A task is solved this far from chance to 1; .5 and .99 show how much that decides."""
@@ -49,6 +49,55 @@ def compute_to_solve(curves: pd.DataFrame, chance: float | Mapping[str, float], 
     first = scored[stays].groupby("id")["flops"].first().reindex(heads.index)
     heads["flops"] = first.fillna(heads["flops"]).astype("float64")
     return heads.assign(solved=first.notna()).reset_index()
+
+
+def solve_runs(frame: pd.DataFrame, curves: pd.DataFrame, theta: float = THETA) -> pd.DataFrame:
+    """`compute_to_solve` of the finished and diverged runs of a frame, labelled: also row and column.
+
+    A run that diverged before it solved would not have solved by its budget either: it is censored there. Finished runs without
+    an evaluation (short ones, and those of an older lab) are left out.
+    """
+    frame = normalised(frame)
+    chance = dict(zip(frame["task"], frame.groupby("column")["chance"].transform("first"), strict=True))
+    found = compute_to_solve(curves[curves["id"].isin(frame["id"])], chance, theta).set_index("id")[["flops", "solved"]]
+    runs = frame.loc[frame["status"].isin(("done", "diverged")), ["id", "row", "column", "task", "budget", "seed", "status"]]
+    runs = runs.join(found, on="id")
+    runs["solved"] = runs["solved"].eq(True)
+    lost = (runs["status"] == "diverged") & ~runs["solved"]
+    runs["flops"] = runs["flops"].where(~lost, runs["budget"])
+    evaluated = runs["column"].isin(runs.loc[~lost & runs["flops"].notna(), "column"])
+    return runs[evaluated].dropna(subset="flops").reset_index(drop=True)
+
+
+def solve_table(frame: pd.DataFrame, curves: pd.DataFrame, theta: float = THETA) -> pd.DataFrame:
+    """A row for each `column` and `row` with evaluations, the quickest first: runs, solved, share with low and high (Wilson).
+
+    flops, flops_low, flops_high: restricted mean of the compute to solve, up to the least end of an architecture's longest run;
+    `all`: whether every run solved by then, else it is a lower bound. Of the quickest over this one: multiplier (in words),
+    p_holm (log-rank, over the architectures of the column) and verdict; empty for the quickest, and where none solves.
+    """
+    names = ["column", "row", "runs", "solved", "share", "low", "high", "flops", "flops_low", "flops_high", "all"]
+    found = []
+    for column, part in solve_runs(frame, curves, theta).groupby("column"):
+        arms = {str(row): mine for row, mine in part.groupby("row")}
+        most = min(mine["flops"].max() for mine in arms.values())
+        means = {row: restricted_mean(mine["flops"], mine["solved"], most) for row, mine in arms.items()}
+        order = sorted(arms, key=lambda row: (float(means[row]), row))
+        first, rest = order[0], order[1:] if part["solved"].any() else []
+        p = dict(zip(rest, holm(np.array([log_rank(arms[first], arms[row]) for row in rest])), strict=True))
+        for row in order:
+            solved, runs, mean = int(arms[row]["solved"].sum()), len(arms[row]), means[row]
+            share = wilson(solved, runs)
+            by_then = bool((arms[row]["solved"] & (arms[row]["flops"] <= most)).all())
+            values = [column, row, runs, solved, float(share), share.low, share.high, float(mean), mean.low, mean.high, by_then]
+            said = {"multiplier": "", "verdict": "", "p_holm": p.get(row, np.nan)}
+            if row in rest:
+                against = solving_multiplier(arms[first], arms[row])
+                who = {"a": first, "b": row}.get(against.verdict[:1]) if "needs" in against.verdict else None
+                said["multiplier"] = str(against).partition(";")[0]
+                said["verdict"] = f"{who}{against.verdict[1:]}" if who else against.verdict
+            found.append(dict(zip(names, values, strict=True)) | said)
+    return pd.DataFrame(found, columns=[*names, "multiplier", "p_holm", "verdict"])
 
 
 def kaplan_meier(flops: ArrayLike, solved: ArrayLike) -> pd.DataFrame:
