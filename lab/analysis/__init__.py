@@ -18,7 +18,7 @@ from lab.analysis.aggregate import (
     wilson,
 )
 from lab.analysis.frame import curves, results
-from lab.analysis.solving import compute_to_solve, kaplan_meier, solve_table, solving_multiplier
+from lab.analysis.solving import compute_to_solve, kaplan_meier, solve_table, solving_multiplier, solving_profile, solving_score
 from lab.analysis.statistics import Reading, baselines, holm, pairs, summary, table
 from lab.analysis.text import render
 from lab.analysis.verdicts import verdicts
@@ -49,8 +49,8 @@ __all__ = [
     "benchmark_chart", "benchmark_table", "compute_to_solve", "curves", "draw_all", "fit_loss_surface", "frontier",
     "holm", "interquartile_mean", "kaplan_meier", "multiplier", "pairs", "performance_profile",
     "probability_of_improvement", "quality_against_flops", "quality_beyond_training", "quality_by_task", "render",
-    "results", "sign_flip", "solve_table", "solving_multiplier", "speed_by_task", "stratified_bootstrap", "summary",
-    "table", "throughput_against_length", "verdicts", "wilson", "write", "write_report",
+    "results", "sign_flip", "solve_table", "solving_multiplier", "solving_profile", "solving_score",
+    "speed_by_task", "stratified_bootstrap", "summary", "table", "throughput_against_length", "verdicts", "wilson", "write", "write_report",
 ]  # fmt: skip
 
 

@@ -26,6 +26,8 @@ from lab.analysis.statistics import FEWEST, Reading, holm
 THETA = 0.9
 """A task is solved this far from chance to 1; .5 and .99 show how much that decides."""
 IN_A_ROW = 3
+REACH = 4.0
+"""Factor of the quickest architecture's compute up to which a profile looks."""
 MARGIN = 1.1
 """Multipliers within this factor of 1 are no difference that matters."""
 LEAST_SPREAD = 0.04
@@ -98,6 +100,30 @@ def solve_table(frame: pd.DataFrame, curves: pd.DataFrame, theta: float = THETA)
                 said["verdict"] = f"{who}{against.verdict[1:]}" if who else against.verdict
             found.append(dict(zip(names, values, strict=True)) | said)
     return pd.DataFrame(found, columns=[*names, "multiplier", "p_holm", "verdict"])
+
+
+def solving_profile(table: pd.DataFrame, ratios: ArrayLike | None = None) -> pd.DataFrame:
+    """The share of tasks that an architecture solves within a factor of the quickest one's compute, for each factor (1 to 4).
+
+    table: as `solve_table` gives it. Solved means by at least half of the runs. Columns: row, ratio, share. Dahl et al.,
+    "Benchmarking Neural Network Training Algorithms", arXiv:2306.07179, section 4.
+    """
+    at, ratio = np.geomspace(1, REACH, 61) if ratios is None else np.asarray(ratios, float), _ratios(table)
+    shares = (ratio.to_numpy()[None] <= at[:, None, None] * (1 + 1e-12)).mean(1)
+    made = pd.DataFrame(shares, index=pd.Index(at, name="ratio"), columns=ratio.columns)
+    return made.melt(ignore_index=False, var_name="row", value_name="share").reset_index()[["row", "ratio", "share"]]
+
+
+def solving_score(table: pd.DataFrame) -> pd.Series:
+    """The area below each `solving_profile` over ln of the factor from 1 to 4, over ln 4: 1 is the quickest on every task."""
+    return (1 - np.log(_ratios(table)) / np.log(REACH)).clip(lower=0).mean()
+
+
+def _ratios(table: pd.DataFrame) -> pd.DataFrame:
+    """Compute over the quickest architecture's, a row a task and a column an architecture; infinite where it does not solve."""
+    flops = table["flops"].where(table["solved"] >= table["runs"] / 2, np.inf)
+    wide = table.assign(flops=flops).pivot(index="column", columns="row", values="flops").fillna(np.inf)
+    return wide.div(wide.min(axis=1).replace(np.inf, 1.0), axis=0)
 
 
 def kaplan_meier(flops: ArrayLike, solved: ArrayLike) -> pd.DataFrame:
