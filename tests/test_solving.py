@@ -195,15 +195,9 @@ def test_verdicts_bounds_and_refusals():
 
 
 def test_the_solving_profile_and_its_area():
-    """Two tasks by hand: a is quickest on one and twice as slow on the other; half of b's runs are enough; nobody solves the third."""
-    rows = [
-        ("x", "a", 2, 1e12),
-        ("x", "b", 2, 3e12),
-        ("y", "a", 2, 2e12),
-        ("y", "b", 1, 1e12),
-        ("z", "a", 0, 9.0),
-        ("z", "b", 0, 9.0),
-    ]
+    """By hand: a is quickest on one task and twice as slow on the other, half of b's runs are enough, nobody solves the third."""
+    compute = {("x", "a"): (2, 1.0), ("x", "b"): (2, 3.0), ("y", "a"): (2, 2.0), ("y", "b"): (1, 1.0), ("z", "a"): (0, 9.0)}
+    rows = [(*key, *value) for key, value in compute.items()]
     table = pd.DataFrame(rows, columns=["column", "row", "solved", "flops"]).assign(runs=2)
     found = solving_profile(table, [1, 2, 2.9, 3]).pivot(index="ratio", columns="row", values="share")
     np.testing.assert_allclose(found["a"], [1 / 3, 2 / 3, 2 / 3, 2 / 3])

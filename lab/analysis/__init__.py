@@ -49,8 +49,9 @@ __all__ = [
     "benchmark_chart", "benchmark_table", "compute_to_solve", "curves", "draw_all", "fit_loss_surface", "frontier",
     "holm", "interquartile_mean", "kaplan_meier", "multiplier", "pairs", "performance_profile",
     "probability_of_improvement", "quality_against_flops", "quality_beyond_training", "quality_by_task", "render",
-    "results", "sign_flip", "solve_table", "solving_multiplier", "solving_profile", "solving_score",
-    "speed_by_task", "stratified_bootstrap", "summary", "table", "throughput_against_length", "verdicts", "wilson", "write", "write_report",
+    "results", "sign_flip", "solve_table", "solving_multiplier", "solving_profile", "solving_score", "speed_by_task",
+    "stratified_bootstrap", "summary", "table", "throughput_against_length", "verdicts", "wilson", "write",
+    "write_report",
 ]  # fmt: skip
 
 
