@@ -46,7 +46,7 @@ def interquartile_mean(scores: ArrayLike, axis: int = -1) -> np.ndarray:
     """Mean without the lowest and the highest quarter, rounded down, along an axis: `scipy.stats.trim_mean(scores, 0.25)`."""
     ordered = np.sort(np.moveaxis(np.asarray(scores, float), axis, -1), axis=-1)
     cut = ordered.shape[-1] // 4
-    return ordered[..., cut : ordered.shape[-1] - cut].mean(-1)
+    return np.asarray(ordered[..., cut : ordered.shape[-1] - cut].mean(-1))
 
 
 def stratified_bootstrap(
