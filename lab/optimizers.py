@@ -18,7 +18,6 @@ from torch import nn
 
 from architectures.backbone import SequenceMap, Tuning
 from lab.budget import newton_schulz_flops
-from lab.model import Model
 from lab.recipe import Recipe
 
 
@@ -65,7 +64,7 @@ def groups(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
-def optimizer(recipe: Recipe, model: Model) -> torch.optim.Optimizer:
+def optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """The recipe's, over all parameters of the model."""
     asked = groups(recipe, model)
     if recipe.optimizer == "adam":
@@ -81,17 +80,17 @@ def optimizer(recipe: Recipe, model: Model) -> torch.optim.Optimizer:
     return Together([muon, adamw])
 
 
-def hidden_matrices(model: Model) -> list[nn.Parameter]:
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     """What Muon updates: the backbone's matrices, but for those that a module tunes by itself."""
     tuned = _tuned(model)
     return [
         parameter
-        for parameter in model.backbone.parameters()
+        for parameter in model.get_submodule("backbone").parameters()
         if parameter.ndim == 2 and not parameter.is_complex() and parameter not in tuned
     ]
 
 
-def update_flops(recipe: Recipe, model: Model) -> int:
+def update_flops(recipe: Recipe, model: nn.Module) -> int:
     """Matrix products of one update, which budgets pay for: Muon's. What is done to each parameter alone is left out for all."""
     if recipe.optimizer != "muon":
         return 0

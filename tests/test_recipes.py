@@ -119,7 +119,6 @@ class Ball(SequenceMap):
         torch.manual_seed(0)
         self.matrix, self.slow = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.randn(3, 3))
         self.bias = nn.Parameter(torch.randn(5))
-        self.backbone = self
 
     def forward(self, x):
         return x
@@ -127,49 +126,48 @@ class Ball(SequenceMap):
     def flops(self, length):
         return Flops()
 
+
+class Problem(nn.Module):
+    """A model whose backbone is a ball."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = Ball()
+
     def loss(self):
         return sum((parameter - 1).square().sum() for parameter in self.parameters())
 
 
-def updated(ball, optimizer, steps):
-    for _ in range(steps):
-        optimizer.zero_grad()
-        ball.loss().backward()
-        optimizer.step()
-    return [parameter.detach().clone() for parameter in (ball.matrix, ball.slow, ball.bias)]
+def updated(problem, *parts):
+    """The parameters after a hundred steps of each optimizer."""
+    for _ in range(100):
+        problem.zero_grad()
+        problem.loss().backward()
+        for optimizer in parts:
+            optimizer.step()
+    return [parameter.detach() for parameter in problem.parameters()]
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "adafactor", "muon"])
 def test_optimizers_are_torchs_own_and_go_down(name):
-    recipe = Recipe(optimizer=name, lr=0.02, weight_decay=0.05)
-    ball, before = Ball(), Ball().loss()
-    found = updated(ball, optimizers.optimizer(recipe, ball), 60)
-    assert ball.loss() < before / 2
-    other = Ball()
-    groups = [
-        {"params": [other.matrix], "lr": 0.02, "weight_decay": 0.05},
-        {"params": [other.slow], "lr": 0.002, "weight_decay": 0.0},
-        {"params": [other.bias], "lr": 0.02, "weight_decay": 0.0},
-    ]
-    if name == "muon":
-        parts = [torch.optim.Muon(groups[:1], adjust_lr_fn="match_rms_adamw"), torch.optim.AdamW(groups[1:], betas=(0.9, 0.95))]
-        for _ in range(60):
-            for part in parts:
-                updated(other, part, 0)
-                part.zero_grad()
-            other.loss().backward()
-            for part in parts:
-                part.step()
-        expected = [other.matrix, other.slow, other.bias]
-    else:
-        made = {
-            "adamw": lambda: torch.optim.AdamW(groups, betas=(0.9, 0.95)),
-            "adam": lambda: torch.optim.Adam(groups, betas=(0.9, 0.95)),
-            "adafactor": lambda: torch.optim.Adafactor(groups),
-        }[name]()
-        expected = updated(other, made, 60)
-    for one, same in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, same.detach(), rtol=1e-5, atol=1e-6)
+    recipe, problem, other = Recipe(optimizer=name, lr=0.1, weight_decay=0.05), Problem(), Problem()
+    before = problem.loss().item()
+    found = updated(problem, optimizers.optimizer(recipe, problem))
+    assert problem.loss().item() < before / 2
+    matrix, slow, bias = (
+        {"params": [parameter], "lr": lr, "weight_decay": decay}
+        for parameter, lr, decay in zip(other.parameters(), (0.1, 0.01, 0.1), (0.05, 0.0, 0.0), strict=True)
+    )
+    expected = {
+        "adamw": lambda: [torch.optim.AdamW([matrix, slow, bias], betas=(0.9, 0.95))],
+        "adam": lambda: [torch.optim.Adam([matrix, slow, bias], betas=(0.9, 0.95))],
+        "adafactor": lambda: [torch.optim.Adafactor([matrix, slow, bias])],
+        "muon": lambda: [
+            torch.optim.Muon([matrix], adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW([slow, bias], betas=(0.9, 0.95)),
+        ],
+    }[name]()
+    torch.testing.assert_close(found, updated(other, *expected), rtol=1e-4, atol=1e-5)
 
 
 def test_muon_takes_the_matrices_of_the_backbone():
@@ -218,14 +216,14 @@ RESUMED = ["lab", "palm", "gopher:dropout=0.2,tied=true", "lab:optimizer=muon,sc
 
 
 @pytest.mark.parametrize("recipe", RESUMED)
-def test_stopped_and_resumed_is_the_run(tmp_path, recipe):
+def test_stopped_and_resumed_is_the_run(tmp_path, monkeypatch, recipe):
+    monkeypatch.setattr(training, "evaluate_all", lambda *_, **__: ({}, {}, 0))  # weights say it all, and scoring takes long
     spec, straight, broken = spec_for(recipe), Store(tmp_path / "straight"), Store(tmp_path / "broken")
-    expected = training.train(spec, straight, leak_gate=False)
+    training.train(spec, straight, leak_gate=False)
     left = iter([False] * 4 + [True] * 9)
     assert training.train(spec, broken, stop=lambda: next(left), leak_gate=False).status == "interrupted"
     torch.manual_seed(99)
-    resumed = training.train(spec, broken, leak_gate=False)
-    assert resumed.scores == expected.scores
+    training.train(spec, broken, leak_gate=False)
     one, other = trained(straight, spec)["state_dict"], trained(broken, spec)["state_dict"]
     assert all(torch.equal(one[name], other[name]) for name in one)
 

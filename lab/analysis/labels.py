@@ -34,7 +34,7 @@ def labelled(frame: pd.DataFrame) -> pd.DataFrame:
     for name in _APART_AS_COLUMNS:
         made["column"] += _difference(made, ["task"], name, " at ")
     made["row"] = made["architecture"].astype(object)
-    made["set-up"] = made["recipe"].str.replace(r", lr=[^,]+", "", regex=True)  # the rate has words of its own
+    made["set-up"] = set_ups(made)  # the rate has words of its own
     for name in _APART_AS_ROWS:
         made["row"] += _difference(made, ["row", "column"], name, " ", across=["architecture"])
     return made.drop(columns="set-up")
@@ -133,6 +133,11 @@ def conditions(frame: pd.DataFrame) -> dict[str, str]:
         "interval": "intervals are 95 % t-intervals over seeds, from 3 seeds on",
         "runs": outcome(frame),
     }
+
+
+def set_ups(frame: pd.DataFrame) -> pd.Series:
+    """The recipes, their learning rates left out."""
+    return frame["recipe"].str.replace(r", lr=[^,]+", "", regex=True)
 
 
 def recipes(frame: pd.DataFrame) -> str:
