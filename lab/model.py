@@ -69,6 +69,13 @@ class Model(nn.Module):
             found = found + read * ((here >= 0) & (here < y.shape[1]))[:, :, None]
         return self.head(found)
 
+    @property
+    def parameters_by_part(self) -> dict[str, int]:
+        """Trainable numbers of the table of token embeddings, which is only looked up, of the head, and of all between."""
+        embedding = count_parameters(self.read) if isinstance(self.read, nn.Embedding) else 0
+        head = count_parameters(self.head)
+        return {"embedding": embedding, "body": count_parameters(self) - embedding - head, "head": head}
+
     def flops(self, length: int, answers: int) -> Flops:
         """Forward, one sequence of `length` positions with the head at `answers` of them."""
         cost = self.backbone.flops(length // self.towers) * self.towers
@@ -134,6 +141,11 @@ def build_task(name: str, settings: Mapping[str, Any]) -> Task:
 def count_parameters(module: nn.Module) -> int:
     """Trainable numbers; a complex one is two."""
     return sum(p.numel() * (2 if p.is_complex() else 1) for p in module.parameters() if p.requires_grad)
+
+
+def real_shapes(module: nn.Module) -> list[tuple[int, ...]]:
+    """Of every parameter that trains; a complex one is two real numbers."""
+    return [(*p.shape, 2) if p.is_complex() else tuple(p.shape) for p in module.parameters() if p.requires_grad]
 
 
 def state_size(backbone: Backbone, length: int) -> int | None:

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from architectures.backbone import SequenceMap
 from lab import machine, plugins
-from lab.budget import TRAIN_OVER_FORWARD, step_flops, steps_for
+from lab.budget import TRAIN_OVER_FORWARD, optimizer_flops, step_flops, steps_for
 from lab.checkpoint import DurableIO, random_states, restore_random_states
 from lab.evaluation import evaluate_all
 from lab.gate import Leak, gate
-from lab.model import Model, build, build_task, count_parameters, state_size
+from lab.model import Model, build, build_task, count_parameters, real_shapes, state_size
 from lab.recipe import Recipe
 from lab.run import Run, Spec, Store, write_durably
 from lab.throughput import throughput
@@ -241,9 +241,12 @@ def train(
         references=plugins.references(spec.names[1], task.references, spec.task_settings),
         flops=taken * per_step,
         flops_by_kind={kind: TRAIN_OVER_FORWARD * value * taken for kind, value in cost.kinds.items()},
+        minimum_flops=TRAIN_OVER_FORWARD * cost.least.headline * taken,
+        optimizer_flops=taken * optimizer_flops("adamw", real_shapes(model)),
         evaluation_flops=evaluation_flops,
         flops_per_token=cost.headline / (spec.batch * task.length),
         parameters=count_parameters(model),
+        parameters_by_part=model.parameters_by_part,
         state_size=_state_size(spec, task),
         seconds=recorder.seconds,
         tokens=taken * spec.batch * task.length,
