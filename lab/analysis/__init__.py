@@ -16,6 +16,7 @@ from lab.analysis.verdicts import verdicts
 if TYPE_CHECKING:
     from lab.analysis.benchmark import benchmark_chart, benchmark_table
     from lab.analysis.canvas import Chart, write
+    from lab.analysis.conventions import restate
     from lab.analysis.isoflop import Frontier, Multiplier, Reading, frontier, multiplier
     from lab.analysis.plots import quality_against_flops, quality_by_task
     from lab.analysis.report import draw_all, write_report
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "benchmark": ("benchmark_chart", "benchmark_table"),
     "canvas": ("Chart", "write"),
+    "conventions": ("restate",),
     "isoflop": ("Frontier", "Multiplier", "Reading", "frontier", "multiplier"),
     "plots": ("quality_against_flops", "quality_by_task"),
     "report": ("draw_all", "write_report"),
@@ -38,7 +40,7 @@ __all__ = [
     "Chart", "Frontier", "LossSurface", "Multiplier", "Reading", "accuracy_by_slice", "baselines", "benchmark_chart",
     "benchmark_table", "curves", "draw_all", "fit_loss_surface", "frontier", "multiplier", "pairs",
     "quality_against_flops", "quality_beyond_training", "quality_by_task",
-    "render", "results", "speed_by_task", "summary", "table", "throughput_against_length",
+    "render", "restate", "results", "speed_by_task", "summary", "table", "throughput_against_length",
     "verdicts", "write", "write_report",
 ]  # fmt: skip
 
