@@ -82,6 +82,13 @@ class Model(nn.Module):
             found = found + read * ((here >= 0) & (here < y.shape[1]))[:, :, None]
         return self.head(found)
 
+    @property
+    def parameters_by_part(self) -> dict[str, int]:
+        """Trainable numbers of the table of token embeddings, which is only looked up, of the head, and of all between."""
+        embedding = count_parameters(self.read) if isinstance(self.read, nn.Embedding) else 0
+        head = count_parameters(self.head)
+        return {"embedding": embedding, "body": count_parameters(self) - embedding - head, "head": head}
+
     def flops(self, length: int, answers: int) -> Flops:
         """Forward, one sequence of `length` positions with the head at `answers` of them."""
         cost = self.backbone.flops(length // self.towers) * self.towers

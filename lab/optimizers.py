@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from architectures.backbone import SequenceMap, Tuning
-from lab.budget import newton_schulz_flops
+from lab.budget import newton_schulz_flops, optimizer_flops
 from lab.recipe import Recipe
 
 
@@ -95,6 +95,21 @@ def update_flops(recipe: Recipe, model: nn.Module) -> int:
     if recipe.optimizer != "muon":
         return 0
     return sum(newton_schulz_flops(tuple(parameter.shape)) for parameter in hidden_matrices(model))
+
+
+def flops_apart(recipe: Recipe, model: nn.Module) -> int:
+    """What one update does to each parameter alone, which no budget pays for."""
+    matrices = hidden_matrices(model) if recipe.optimizer == "muon" else []
+    mine = set(map(id, matrices))
+    rest = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in mine]
+    name = "adamw" if matrices else recipe.optimizer
+    alone = optimizer_flops(name, map(_real, rest)) + optimizer_flops("muon", map(_real, matrices))
+    return alone - update_flops(recipe, model)
+
+
+def _real(parameter: nn.Parameter) -> tuple[int, ...]:
+    """The shape, where a complex number is two."""
+    return (*parameter.shape, 2) if parameter.is_complex() else tuple(parameter.shape)
 
 
 def _tuned(model: nn.Module) -> dict[nn.Parameter, Tuning]:

@@ -26,6 +26,7 @@ from lab.analysis.verdicts import verdicts
 if TYPE_CHECKING:
     from lab.analysis.benchmark import benchmark_chart, benchmark_table
     from lab.analysis.canvas import Chart, write
+    from lab.analysis.conventions import restate
     from lab.analysis.isoflop import Frontier, Multiplier, frontier, multiplier
     from lab.analysis.plots import quality_against_flops, quality_by_task
     from lab.analysis.report import draw_all, write_report
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "benchmark": ("benchmark_chart", "benchmark_table"),
     "canvas": ("Chart", "write"),
+    "conventions": ("restate",),
     "isoflop": ("Frontier", "Multiplier", "frontier", "multiplier"),
     "plots": ("quality_against_flops", "quality_by_task"),
     "report": ("draw_all", "write_report"),
@@ -49,7 +51,7 @@ __all__ = [
     "benchmark_chart", "benchmark_table", "compute_to_solve", "curves", "draw_all", "fit_loss_surface", "frontier",
     "holm", "interquartile_mean", "kaplan_meier", "multiplier", "pairs", "performance_profile",
     "probability_of_improvement", "quality_against_flops", "quality_beyond_training", "quality_by_task", "render",
-    "results", "sign_flip", "solve_table", "solving_multiplier", "solving_profile", "solving_score", "speed_by_task",
+    "restate", "results", "sign_flip", "solve_table", "solving_multiplier", "solving_profile", "solving_score", "speed_by_task",
     "stratified_bootstrap", "summary", "table", "throughput_against_length", "verdicts", "wilson", "write",
     "write_report",
 ]  # fmt: skip

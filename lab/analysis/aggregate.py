@@ -6,6 +6,7 @@ answers is aggregated. Nothing depends on the order of tasks or runs; every draw
 """
 
 # what pandas' own hints say of a selection is a union of everything
+# pyright: reportOperatorIssue=false
 # pyright: reportArgumentType=false
 # pyright: reportAttributeAccessIssue=false
 # pyright: reportGeneralTypeIssues=false

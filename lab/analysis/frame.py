@@ -13,12 +13,17 @@ from lab.run import SCHEMA
 
 COLUMNS = (
     "id", "status", "architecture", "task", "dim", "depth", "seed", "budget", "batch", "precision", "lr", "length", "params",
-    "flops", "tokens", "steps", "planned_steps", "flops_per_token", "evaluation_flops", "state_size", "seconds",
+    "params_embedding", "params_head", "flops", "flops_contraction", "flops_mixing", "flops_pointwise", "flops_minimum",
+    "flops_optimizer", "tokens", "steps", "planned_steps", "flops_per_token", "evaluation_flops", "state_size", "seconds",
     "peak_memory", "metric", "higher_is_better", "score", "loss", "chance", "baselines", "references", "refused",
     "throughput", "reason", "leak_gate", "settings", "recipe", "code", "data", "commit", "device", "processor", "threads",
     "started", "environment",
 )  # fmt: skip
 """Columns of every frame of results; `test.<name>` and `validation.<name>` follow for each score."""
+LEDGER = (
+    "params_embedding", "params_head", "flops_contraction", "flops_mixing", "flops_pointwise", "flops_minimum", "flops_optimizer",
+)  # fmt: skip
+"""What `restate` reads; missing where a record is older."""
 CURVE_COLUMNS = ("id", "architecture", "task", "budget", "seed", "step", "tokens", "flops", "seconds", "loss", "score")
 _FROM_SPEC = ("architecture", "task", "dim", "depth", "seed", "precision", "batch")
 _FROM_RECORD = (
@@ -37,9 +42,10 @@ _FROM_ENVIRONMENT = ("commit", "device", "processor", "threads", "started")
 def results(path: str | Path = "results") -> pd.DataFrame:
     """A row for every run that ended, below `<path>/runs`; without runs, a frame without rows.
 
-    budget, flops: training FLOPs. score: the test score by `metric`. loss: nats, test split. length: positions of a training
-    sequence. peak_memory: bytes. settings, code: canonical JSON, so that equal is equal. recipe: its name and what departs from
-    the recipe of that name, as in `lab, lr=0.001`. baselines, refused, throughput, environment: dictionaries. references:
+    budget, flops: training FLOPs; flops_*: by kind, of the cheapest exact form, and apart from them of the optimizer. score:
+    the test score by `metric`. loss: nats, test split. length: positions of a training sequence. peak_memory: bytes. settings,
+    code: canonical JSON, so that equal is equal. recipe: its name and what departs from the recipe of that name, as in
+    `lab, lr=0.001`. baselines, refused, throughput, environment: dictionaries. references:
     published scores, each with name, score and source. What a record lacks is missing; keys that are not known are kept out.
     Records that cannot be read, or that a newer lab made, are left out with one warning that names them.
     """
@@ -59,7 +65,7 @@ def results(path: str | Path = "results") -> pd.DataFrame:
         warnings.warn(f"{len(broken)} records left out: {' '.join(shown.split())}", stacklevel=2)
     scores = dict.fromkeys(name for row in rows for name in row if name.startswith(("test.", "validation.")))
     frame = pd.DataFrame({name: [row.get(name) for row in rows] for name in (*COLUMNS, *scores)})
-    frame = frame.astype(dict.fromkeys(["score", "chance", "loss", "lr", "length", "state_size", *scores], "float64"))
+    frame = frame.astype(dict.fromkeys(["score", "chance", "loss", "lr", "length", "state_size", *LEDGER, *scores], "float64"))
     frame = frame.sort_values(["task", "architecture", "budget", "seed", "id"], ignore_index=True)
     return frame.copy()  # in one piece: each column that was given a type is one of its own
 
@@ -122,6 +128,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         for name, value in named.items()
     }
     positions = record.get("steps", 0) * spec["batch"]
+    parts, kinds = record.get("parameters_by_part") or {}, record.get("flops_by_kind") or {}
     return {
         **scores,
         **{name: spec[name] for name in _FROM_SPEC},
@@ -133,6 +140,10 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         "lr": recipe.get("lr"),
         "length": record.get("tokens", 0) / positions if positions else None,
         "params": record.get("parameters") or 0,
+        **{f"params_{part}": parts.get(part) for part in ("embedding", "head")},
+        **{f"flops_{kind}": kinds.get(kind) for kind in ("contraction", "mixing", "pointwise")},
+        "flops_minimum": record.get("minimum_flops"),
+        "flops_optimizer": record.get("optimizer_flops"),
         "state_size": record.get("state_size"),
         "metric": metric,
         "higher_is_better": bool(record.get("higher_is_better", True)),

@@ -11,6 +11,7 @@ ln C = task + [b] ln M + s eps with normal eps, fitted by censored maximum likel
 # pyright: reportArgumentType=false
 # pyright: reportAttributeAccessIssue=false
 # pyright: reportGeneralTypeIssues=false
+# pyright: reportReturnType=false
 
 from collections.abc import Mapping
 from dataclasses import dataclass
