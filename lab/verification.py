@@ -71,13 +71,17 @@ def verify(folder: Path) -> Verdict:
         written = _json(folder / "spec.json")
     except (OSError, ValueError, KeyError, TypeError) as error:
         return Verdict(run, (f"cannot be read: {type(error).__name__}: {error}",))
+    faults, note = [], ""
     try:
-        faults = list(_identity(run, record, spec, written)) + list(_amounts(record, spec)) + list(_scores(record))
+        faults += _identity(run, record, spec, written)
+        faults += _amounts(record, spec)
+        faults += _scores(record)
         faults += _curve(folder / "curve.jsonl", record, spec)
         rebuilt, note = _rebuilt(record, spec)
+        faults += rebuilt
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-        return Verdict(run, (f"a value is missing or of the wrong kind: {type(error).__name__}: {error}",))
-    return Verdict(run, tuple(faults + rebuilt), note)
+        faults.append(f"a value is missing or of the wrong kind: {type(error).__name__}: {error}")
+    return Verdict(run, tuple(faults), note)
 
 
 def _json(file: Path) -> Any:

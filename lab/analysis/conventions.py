@@ -12,6 +12,7 @@ seconds            no FLOPs: the time that training took where it ran
 
 # what pandas' own hints say of a selection is a union of everything
 # pyright: reportArgumentType=false
+# pyright: reportAssignmentType=false
 # pyright: reportAttributeAccessIssue=false
 
 from collections.abc import Callable
