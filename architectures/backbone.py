@@ -12,8 +12,8 @@ A new architecture writes `flops` and any one of
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -40,25 +40,39 @@ class Flops:
     mixing: what else mixes positions or states: softmax over scores, scans, FFTs, state updates.
     pointwise: norms, activations, gates, residual sums, rotations.
     shared: besides, what is done once for all sequences of a batch: a filter that is made of parameters.
+    minimum: the cheapest exact form, where it is not the one that trains: a recurrence that training runs in chunks.
     """
 
     contraction: int = 0
     mixing: int = 0
     pointwise: int = 0
     shared: "Flops | None" = None
+    minimum: "Flops | None" = None
 
     def __add__(self, other: "Flops") -> "Flops":
         shared = self.shared + other.shared if self.shared and other.shared else self.shared or other.shared
-        return Flops(self.contraction + other.contraction, self.mixing + other.mixing, self.pointwise + other.pointwise, shared)
+        minimum = self.least + other.least if self.minimum or other.minimum else None
+        sums = (self.contraction + other.contraction, self.mixing + other.mixing, self.pointwise + other.pointwise)
+        return Flops(*sums, shared, minimum)
 
     def __mul__(self, times: int) -> "Flops":
-        shared = self.shared and self.shared * times
-        return Flops(self.contraction * times, self.mixing * times, self.pointwise * times, shared)
+        products = (self.contraction * times, self.mixing * times, self.pointwise * times)
+        return Flops(*products, self.shared and self.shared * times, self.minimum and self.minimum * times)
 
     def batch(self, size: int) -> "Flops":
         """Those of one forward pass over a batch, with what its sequences share."""
         each = Flops(self.contraction, self.mixing, self.pointwise) * size
-        return each + self.shared if self.shared else each
+        return replace(each + self.shared if self.shared else each, minimum=self.minimum and self.minimum.batch(size))
+
+    def or_cheaper(self, other: "Flops") -> "Flops":
+        """These, with another exact form of the same map as `minimum` where it costs less for every size of a batch."""
+        saves = other.headline < self.headline and other.batch(1).headline < self.batch(1).headline
+        return replace(self, minimum=other) if saves else self
+
+    @property
+    def least(self) -> "Flops":
+        """The cheapest exact form; itself where it declares no other."""
+        return self.minimum or self
 
     @property
     def headline(self) -> int:
@@ -136,6 +150,13 @@ class Backbone(SequenceMap):
     embedding_std: float = 0.25
     """Scale of the token embeddings this architecture is meant to read. A small one hides the token behind the first blocks'
     output in the residual stream, and a model that must look a token up then hardly learns to: lab/studies/default.toml."""
+
+    searched: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """Settings that `--tune` tries besides the learning rate, each with the values to try."""
+
+    recipe: ClassVar[str] = ""
+    """The training recipe that its authors prescribe, as `--recipe` takes it (`gpt3:lr=1e-3`), with its source in a comment. It
+    is used where `--recipe` is not given; none asked for is the lab's, the same for all."""
 
     period: int = 1
     """Layers after which the kinds of layers repeat."""

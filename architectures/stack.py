@@ -101,19 +101,26 @@ class BothWays(SequenceMap):
 class Residual(SequenceMap):
     """x + inner(norm(x))."""
 
+    dropout: float = 0.0
+    """Share of what a branch adds that training drops; lab/model.py sets it where a recipe asks."""
+
     def __init__(self, norm: nn.Module, inner: SequenceMap) -> None:
         super().__init__()
         self.norm, self.inner = norm, inner
 
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
-        return x + self.inner(self.norm(x))
+        return x + self.dropped(self.inner(self.norm(x)))
 
     def init_state(self, batch: int) -> State:
         return self.inner.init_state(batch)
 
     def stream(self, x: Float[Tensor, "batch length dim"], state: State):
         y, state = self.inner.stream(self.norm(x), state)
-        return x + y, state
+        return x + self.dropped(y), state
+
+    def dropped(self, y: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        """What a branch adds, after dropout in training."""
+        return F.dropout(y, self.dropout, self.training)
 
     def flops(self, length: int) -> Flops:
         return self.inner.flops(length) + Flops(pointwise=(NORM + 1) * length * self.norm.get_parameter("weight").numel())

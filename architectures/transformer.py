@@ -51,11 +51,11 @@ class PostNorm(Residual):
     """norm(x + inner(x))."""
 
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
-        return self.norm(x + self.inner(x))
+        return self.norm(x + self.dropped(self.inner(x)))
 
     def stream(self, x: Float[Tensor, "batch length dim"], state: State):
         y, state = self.inner.stream(x, state)
-        return self.norm(x + y), state
+        return self.norm(x + self.dropped(y)), state
 
 
 class Parallel(Residual):
@@ -67,12 +67,12 @@ class Parallel(Residual):
 
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
         y = self.norm(x)
-        return x + self.inner(y) + self.mlp(y)
+        return x + self.dropped(self.inner(y)) + self.dropped(self.mlp(y))
 
     def stream(self, x: Float[Tensor, "batch length dim"], state: State):
         normed = self.norm(x)
         y, state = self.inner.stream(normed, state)
-        return x + y + self.mlp(normed), state
+        return x + self.dropped(y) + self.dropped(self.mlp(normed)), state
 
     def flops(self, length: int) -> Flops:
         sums = length * self.norm.get_parameter("weight").numel()

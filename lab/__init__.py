@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lab import analysis as analysis
     from lab.analysis import curves as curves
+    from lab.analysis import restate as restate
     from lab.analysis import results as results
     from lab.comparison import compare as compare
     from lab.conformance import check as check
 
 __version__ = "0.1.0"
-_HOMES = {"compare": "lab.comparison", "check": "lab.conformance", "results": "lab.analysis", "curves": "lab.analysis"}
-__all__ = ["analysis", "check", "compare", "curves", "results"]
+_HOMES = {
+    "compare": "lab.comparison",
+    "check": "lab.conformance",
+    "results": "lab.analysis",
+    "curves": "lab.analysis",
+    "restate": "lab.analysis",
+}
+__all__ = ["analysis", "check", "compare", "curves", "restate", "results"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from cyclopts import App, CycloptsError
 
-from lab.commands import bench, catalogue, compare, draw, trust
+from lab.commands import bench, catalogue, compare, draw, flops, frontier, trust
 from lab.commands.common import command
 from lab.errors import UsageError, place
 from lab.terminal import Plain
@@ -32,8 +32,8 @@ app = App(
     version_flags=["--version"],
 )
 for each in (
-    compare.compare, compare.run, catalogue.prepare, catalogue.show, catalogue.new_architecture,
-    trust.check, trust.verify, trust.doctor, draw.plot, draw.report,
+    compare.compare, compare.run, frontier.frontier, catalogue.prepare, catalogue.show, catalogue.new_architecture,
+    trust.check, trust.verify, trust.doctor, draw.plot, draw.report, flops.flops,
 ):  # fmt: skip
     app.command(each)
 app.command(catalogue.list_, name="list")

@@ -13,6 +13,7 @@ from lab.errors import UsageError, within
 from lab.planning import Planner, missing, plan_all, tell_plan
 from lab.progress import Display
 from lab.run import Store
+from lab.tuning import Search, choose
 
 
 def cores() -> int:
@@ -32,12 +33,13 @@ def compare(
     plugin_files: Sequence[str] = (),
     started: float | None = None,
     leak_gate: bool = True,
+    trials: int | None = None,
 ) -> DataFrame:
     """Every architecture on every task at every budget with seeds 0 ... seeds-1; a row a run, as `lab.results` gives.
 
     Runs that are in the store are not done again. Files with plug-ins are made known first; their code is run. The time to the
     first step is told from `started` (of time.monotonic) on, or from the call. Without `leak_gate`, backbones that see the future
-    are trained too.
+    are trained too. With `trials`, so many learning rates are tried for each architecture, task and budget before.
 
     Raises:
         UsageError: something in the request is unknown, ill-typed or refused; nothing was started.
@@ -45,23 +47,38 @@ def compare(
     """
     within("--workers", workers, 1, 1024)
     called = time.monotonic()
-    pool = Pool(workers or cores(), results, plugin_files, leak_gate=leak_gate)  # first of all: it imports while this one plans
+    store, planner = Store(results), planner or Planner()
+
+    def pool(root: Store) -> Pool:
+        return Pool(workers or cores(), str(root.root), plugin_files, leak_gate=leak_gate)
+
+    ready = None if trials else pool(store)  # first of all: it imports while this one plans
     try:
         for file in plugin_files:
             plugins.add_file(file)
-        planned = plan_all(planner or Planner(), architectures, tasks, budgets, seeds)
-        store = Store(results)
+        planned = plan_all(planner, architectures, tasks, budgets, seeds)
         store.check_writable()
+        if trials:
+            first = [each for each in planned if each.spec.seed == 0]
+            searches = {
+                each.spec.id: Search(planner, each.spec.architecture, each.spec.task, each.spec.budget, trials) for each in first
+            }
+            chosen = choose(searches, results, pool, started or called)
+            tuned = {run_id: searches[run_id].planned(choice) for run_id, choice in chosen.items()}
+            planned = plan_all(planner, architectures, tasks, budgets, seeds, tuned)
+            ready = pool(store)
         open_runs = missing(planned, store)
         tell_plan(planned, len(planned) - len(open_runs))
-        if open_runs:
+        if open_runs and ready:
             with Display([each.spec for each in open_runs], started or called) as display:
-                pool.carry_out([each.spec for each in open_runs], display)
+                ready.carry_out([each.spec for each in open_runs], display)
             display.summarise()
     except UsageError:
-        pool.close(patience=0)
+        if ready:
+            ready.close(patience=0)
         raise
     finally:
-        pool.close()
+        if ready:
+            ready.close()
     frame = load_results(results)
     return frame.loc[frame["id"].isin([each.spec.id for each in planned])].reset_index(drop=True)

@@ -6,8 +6,8 @@ counter.contraction, counter.mixing, counter.unknown
 
 Convention (lab-exact v1): real operations, a multiply-add is two, a complex multiply-add eight. Attention counts the
 pairs that its mask admits; its backward is twice its forward, without the recomputation that a kernel may do. A real
-FFT of n points is 2.5 n log2 n, a complex one 5 n log2 n. Where torch has no attention kernel (the meta device,
-dropout on a CPU) attention falls apart into full products and counts as executed, without its mask.
+FFT of n points is 2.5 n log2 n, a complex one 5 n log2 n. What torch has no kernel for falls apart and counts as it is
+executed: attention with dropout on a CPU, and with a mask on the meta device, in full.
 
 Every operator is in one of three groups: it has a formula here, it is known to contract nothing, or its name ends up in
 `unknown`. So no work is silently zero, as it is in `torch.utils.flop_counter` for attention, LSTMs and FFTs on a CPU.
@@ -21,6 +21,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -39,7 +42,11 @@ def _product(left: str, right: str) -> Callable[[Arguments, Any], int]:
 
 
 def _linear(given: Arguments, _: Any) -> int:
-    return 2 * given["input"].numel() * given["weight"].shape[0]
+    return 2 * given["input"].numel() * given["weight"].shape[0] * (4 if given["input"].is_complex() else 1)
+
+
+def _outer(given: Arguments, _: Any) -> int:
+    return 2 * given["vec1"].numel() * given["vec2"].numel() * (4 if given["vec1"].is_complex() else 1)
 
 
 def _convolution(given: Arguments, out: Any) -> int:
@@ -98,6 +105,7 @@ CONTRACTIONS: dict[str, Callable[[Arguments, Any], int]] = {
     "_addmm_activation": _product("mat1", "mat2"),
     "baddbmm": _product("batch1", "batch2"),
     "addbmm": _product("batch1", "batch2"),
+    "addr": _outer,
     "mv": _product("self", "vec"),
     "addmv": _product("mat", "vec"),
     "dot": _product("self", "tensor"),
@@ -144,12 +152,13 @@ _FREE = """
     cummax cummin logcumsumexp _cummax_helper _cummin_helper sort topk kthvalue median mode unique_dim _softmax
     _log_softmax _safe_softmax _softmax_backward_data _log_softmax_backward_data _masked_softmax native_layer_norm
     native_layer_norm_backward native_group_norm native_group_norm_backward _fused_rms_norm _fused_rms_norm_backward
+    _fused_adam _fused_adamw
     native_batch_norm native_batch_norm_backward _native_batch_norm_legit cudnn_batch_norm
     _native_batch_norm_legit_functional _batch_norm_with_update batch_norm_backward _weight_norm_interface
     _weight_norm_interface_backward cudnn_batch_norm_backward max_pool2d_with_indices
     max_pool2d_with_indices_backward avg_pool2d avg_pool2d_backward _adaptive_avg_pool2d
     _adaptive_avg_pool2d_backward upsample_nearest1d upsample_linear1d glu glu_backward prelu _prelu_kernel
-    _prelu_kernel_backward gelu_backward silu_backward ger addr _thnn_fused_lstm_cell
+    _prelu_kernel_backward gelu_backward silu_backward ger _thnn_fused_lstm_cell
     _thnn_fused_lstm_cell_backward_impl _thnn_fused_gru_cell _thnn_fused_gru_cell_backward nll_loss_forward
     nll_loss_backward nll_loss2d_forward nll_loss2d_backward add sub mul div abs eq ne lt le gt ge where zero fill
     masked_fill complex polar _conj_physical squeeze unsqueeze t transpose as_strided softplus threshold elu
@@ -165,14 +174,29 @@ FREE = frozenset(_FREE.split())
 @cache
 def _free(operator: Any) -> bool:
     """Whether an operator contracts nothing; its in-place and out= forms go by the same name."""
-    marked = operator.is_view or torch.Tag.pointwise in operator.tags
-    return operator.namespace in ("aten", "prim") and (marked or _name(operator) in FREE)
+    name = _name(operator)
+    marked = operator.is_view or torch.Tag.pointwise in operator.tags or name.startswith("_foreach_")
+    return operator.namespace == "profiler" or (operator.namespace in ("aten", "prim") and (marked or name in FREE))
 
 
 @cache
 def _name(operator: Any) -> str:
     name = operator._schema.name.partition("::")[2]
     return name.rstrip("_") if operator._schema.is_mutable else name
+
+
+class _CausalOnMeta(TorchFunctionMode):
+    """Where there are no numbers, causal attention keeps the form that it has on a CPU instead of falling apart."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and len(args) == 3 and kwargs.keys() <= {"is_causal", "attn_mask", "scale"}:
+            query, key, value = args
+            whole = query.ndim == 4 and query.is_meta and query.shape[:2] == key.shape[:2] and query.shape[3] == value.shape[3]
+            if whole and kwargs.get("is_causal") and kwargs.get("attn_mask") is None:
+                kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+                return kernel(query, key, value, is_causal=True, scale=kwargs.get("scale"))[0]
+        return func(*args, **kwargs)
 
 
 class Counter(TorchDispatchMode):
@@ -189,6 +213,15 @@ class Counter(TorchDispatchMode):
         self.unknown: set[str] = set()
         self.moved = 0
         self._read = {weight.untyped_storage().data_ptr(): False for weight in weights}
+        self._attention = _CausalOnMeta()
+
+    def __enter__(self) -> "Counter":
+        self._attention.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._attention.__exit__(*error)
 
     @property
     def contraction(self) -> int:
@@ -200,8 +233,13 @@ class Counter(TorchDispatchMode):
         """Operations in FFTs and triangular solves; scans written elementwise cannot be seen and are not here."""
         return sum(count for name, count in self.by_operator.items() if name in MIXING)
 
+    supports_higher_order_operators = True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):
+            self.unknown.add(f"higher_order::{func.name()}")
+            return func(*args, **kwargs)
         name = _name(func)
         formula = CONTRACTIONS.get(name, MIXING.get(name)) if func.namespace == "aten" else None
         if formula is None and not _free(func):

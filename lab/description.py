@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lab import plugins
+from lab import plugins, presets
 from lab.errors import UsageError, nearest, reason
 from lab.model import build_task, count_parameters, state_size
 from tasks.task import Task, Vectors
@@ -23,7 +23,7 @@ def describe(text: str, dim: int, depth: int, length: int) -> dict[str, Any]:
     name = text.partition(":")[0]
     kinds = [kind for kind in plugins.CONTRACTS if name in plugins.names(kind)]
     if not kinds:
-        known = [known for kind in plugins.CONTRACTS for known in plugins.names(kind)]
+        known = [*(known for kind in plugins.CONTRACTS for known in plugins.names(kind)), *presets.names()]
         raise UsageError(f"show {name[:60]!r}: unknown; {nearest(name, known)}")
     kind = kinds[0]
     name, given = plugins.parse(kind, text)

@@ -33,20 +33,31 @@ class Pool:
         self._processes: list[subprocess.Popen[str] | None] = [self._start() for _ in range(workers)]
         self._stopping = threading.Event()
 
-    def carry_out(self, specs: Sequence[Spec], listener: Listener) -> None:
-        """Do all of them; returns when the last one ended. A run whose worker died three times is published as failed."""
-        waiting, lock = deque(specs), threading.Lock()
+    def carry_out(self, specs: Sequence[Spec], listener: Listener, more: Callable[[], Sequence[Spec]] = tuple) -> None:
+        """Do all of them; returns when the last one ended. A run whose worker died three times is published as failed.
+
+        more: asked after each run for what is to be done besides, now that its outcome is known.
+        """
+        waiting, changed = deque(specs), threading.Condition()
+        active, faults = 0, []
 
         def tell(spec: Spec, event: dict[str, Any]) -> None:
-            with lock:
+            with changed:
                 listener(spec, event)
 
+        def take() -> Spec | None:
+            nonlocal active
+            with changed:
+                while not waiting and active and not self._stopping.is_set():
+                    changed.wait(0.2)  # a run under way may bring more
+                if not waiting or self._stopping.is_set():
+                    return None
+                active += 1
+                return waiting.popleft()
+
         def serve(slot: int) -> None:
-            while not self._stopping.is_set():
-                try:
-                    spec = waiting.popleft()
-                except IndexError:
-                    return
+            nonlocal active
+            while (spec := take()) is not None:
                 death = None
                 for attempt in range(1, ATTEMPTS + 1):
                     death = self._one(slot, spec, tell)
@@ -59,6 +70,14 @@ class Pool:
                         reason += ", as it does where memory runs out; a smaller --batch or fewer --workers need less"
                     self._store.publish(Run(id=spec.id, spec=spec, status="failed", reason=reason))
                     tell(spec, {"event": "end", "status": "failed", "reason": reason})
+                with changed:
+                    active -= 1
+                    try:
+                        waiting.extend(more())
+                    except Exception as fault:
+                        faults.append(fault)
+                        waiting.clear()
+                    changed.notify_all()
 
         threads = [threading.Thread(target=serve, args=(slot,), daemon=True) for slot in range(len(self._processes))]
         for thread in threads:
@@ -66,6 +85,8 @@ class Pool:
         for thread in threads:
             while thread.is_alive():  # a join without a time limit would not let signals through
                 thread.join(0.2)
+        if faults:
+            raise faults[0]
 
     def close(self, patience: float = 15.0) -> None:
         """Let the workers write a checkpoint of what they are doing and leave; end those that do not."""

@@ -1,5 +1,6 @@
 """A backbone between an input layer and an output head: the one model every architecture trains in."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,23 +8,32 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from architectures.backbone import Backbone, Flops
 from architectures.ops.positions import sinusoids
+from architectures.stack import Residual
 from lab import plugins
 from lab.errors import UsageError, reason
+from lab.recipe import Recipe
 from tasks.task import Task, Tokens, Vectors
 
 
 class Model(nn.Module):
     """Input layer, backbone, head. Embeddings are normal with the backbone's `embedding_std`; its own weights are left alone.
 
-    Where a task says so, the head reads two towers side by side or decodes every answer from the last position.
+    Where a task says so, the head reads two towers side by side or decodes every answer from the last position. Where the recipe
+    says so, the head is the embedding (of a task whose answers are its tokens), and training drops a share of the embeddings and
+    of what each residual branch of the shared stack adds.
     """
 
-    def __init__(self, backbone: Backbone, task: Task) -> None:
+    def __init__(self, backbone: Backbone, task: Task, recipe: Recipe = Recipe()) -> None:  # noqa: B008  it is frozen
         super().__init__()
+        self.dropout = recipe.dropout
+        for branch in backbone.modules():
+            if isinstance(branch, Residual):
+                branch.dropout = recipe.dropout
         self.backbone, self.pooled, self.towers, self.answers = backbone, task.pooled, task.towers, task.answers
         if isinstance(task.inputs, Tokens):
             self.read: nn.Module = nn.Embedding(task.inputs.vocabulary, backbone.dim)
@@ -31,7 +41,10 @@ class Model(nn.Module):
         else:
             assert isinstance(task.inputs, Vectors)
             self.read = nn.Linear(task.inputs.dim, backbone.dim)
-        self.head = nn.Linear(backbone.dim * (4 if task.towers == 2 else 1), task.outputs, bias=False)
+        if recipe.tied and isinstance(task.inputs, Tokens) and task.inputs.vocabulary == task.outputs and task.towers == 1:
+            self.head: nn.Linear = Tied(self.read, backbone.embedding_std)
+        else:
+            self.head = nn.Linear(backbone.dim * (4 if task.towers == 2 else 1), task.outputs, bias=False)
         self.decoder = Decoder(backbone.dim) if task.bottleneck else None
 
     def forward(
@@ -41,7 +54,7 @@ class Model(nn.Module):
         lengths: Int[Tensor, "size *towers"] | None = None,
     ) -> Float[Tensor, "size *answers outputs"]:
         """Predictions at `positions`, at every position where None is given, or one a sequence in a pooled task."""
-        y = self.backbone(self.read(self.halves(inputs)))
+        y = self.backbone(F.dropout(self.read(self.halves(inputs)), self.dropout, self.training))
         if self.pooled:
             y = y.mean(1) if lengths is None else mean_of_first(y, lengths.flatten())
             if self.towers == 2:
@@ -69,6 +82,13 @@ class Model(nn.Module):
             found = found + read * ((here >= 0) & (here < y.shape[1]))[:, :, None]
         return self.head(found)
 
+    @property
+    def parameters_by_part(self) -> dict[str, int]:
+        """Trainable numbers of the table of token embeddings, which is only looked up, of the head, and of all between."""
+        embedding = count_parameters(self.read) if isinstance(self.read, nn.Embedding) else 0
+        head = count_parameters(self.head)
+        return {"embedding": embedding, "body": count_parameters(self) - embedding - head, "head": head}
+
     def flops(self, length: int, answers: int) -> Flops:
         """Forward, one sequence of `length` positions with the head at `answers` of them."""
         cost = self.backbone.flops(length // self.towers) * self.towers
@@ -78,6 +98,21 @@ class Model(nn.Module):
         if self.decoder is not None:
             cost = cost + self.decoder.flops(answers)
         return cost + (Flops(pointwise=length * self.backbone.dim) if self.pooled else Flops())
+
+
+class Tied(nn.Linear):
+    """The embedding as a head. Where its scale would make logits larger than one at first, they are divided by that: by the root
+    of the width for embeddings N(0, 1), as in PaLM (arXiv:2204.02311, section 5), and by nothing for N(0, 0.02), as in GPT-2.
+    """
+
+    def __init__(self, embedding: nn.Module, std: float) -> None:
+        weight = embedding.get_parameter("weight")
+        super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        self.weight = weight
+        self.scale = min(1.0, 1 / (std * math.sqrt(weight.shape[1])))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input * self.scale)
 
 
 class Decoder(nn.Module):
@@ -106,7 +141,15 @@ def mean_of_first(y: Float[Tensor, "size length dim"], lengths: Int[Tensor, "siz
     return (y * counted[:, :, None]).sum(1) / lengths[:, None]
 
 
-def build(name: str, task: Task, *, dim: int, depth: int, settings: Mapping[str, Any]) -> Model:
+def build(
+    name: str,
+    task: Task,
+    *,
+    dim: int,
+    depth: int,
+    settings: Mapping[str, Any],
+    recipe: Recipe = Recipe(),  # noqa: B008  it is frozen
+) -> Model:
     """The model of an architecture for a task, on torch's current device, drawn from torch's current generator.
 
     Raises:
@@ -114,7 +157,7 @@ def build(name: str, task: Task, *, dim: int, depth: int, settings: Mapping[str,
     """
     cls = plugins.load("architectures", name)
     try:
-        return Model(cls(dim, depth, causal=task.causal, **settings), task)
+        return Model(cls(dim, depth, causal=task.causal, **settings), task, recipe)
     except Exception as error:
         named = plugins.told("architectures", name)
         raise UsageError(f"--architectures {named} at dim={dim}, depth={depth}: {reason(error)}") from error

@@ -5,6 +5,7 @@ hour with as many workers as asked for, against one. `tasks`: how fast batches a
 how fast they are trained on. Both sides of a comparison take turns, so that a noisy machine disturbs both.
 """
 
+import math
 import statistics
 import tempfile
 import time
@@ -15,14 +16,13 @@ from typing import Any
 
 import torch
 
-from lab import machine
-from lab.budget import step_flops
+from lab import machine, optimizers
 from lab.engine import Pool
 from lab.model import build, build_task
 from lab.planning import Planner, Shape
 from lab.recipe import Recipe
 from lab.run import Spec, Store
-from lab.training import Batches, sequence_maps, train, with_auxiliary
+from lab.training import Batches, plan_steps, sequence_maps, train, with_auxiliary
 from tasks.task import Task
 
 ROUNDS = 5
@@ -112,19 +112,19 @@ def _rate(task: Task, size: int) -> float:
 
 
 def bare(spec: Spec, steps: int) -> float:
-    """Seconds of `steps` steps in a plain loop: batch, forward, backward, clip, AdamW, the loss as a number."""
-    recipe = Recipe(**spec.recipe)
+    """Seconds of `steps` steps in a plain loop: batch, forward, backward, clip, update, the loss as a number."""
+    recipe = Recipe.read(spec.recipe)
     task = build_task(spec.names[1], spec.task_settings)
     torch.manual_seed(spec.seed)
-    model = build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings)
-    optimizer = torch.optim.AdamW(recipe.groups(model), betas=recipe.betas, eps=recipe.eps, fused=True)
+    model = build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings, recipe=recipe)
+    optimizer = optimizers.optimizer(recipe, model)
     maps = sequence_maps(model)
     started = time.monotonic()
     for batch in islice(Batches(task, spec.batch, spec.seed), steps):
         loss = task.loss(model(batch.inputs, batch.positions, batch.lengths), batch.targets)
         optimizer.zero_grad()
         with_auxiliary(loss, maps).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip or math.inf)
         optimizer.step()
         loss.item()
     return time.monotonic() - started
@@ -142,6 +142,6 @@ def _spec_of(planner: Planner, architecture: str, task: str, steps: int) -> Spec
     made = build_task(planned.spec.names[1], planned.spec.task_settings)
     with torch.device("meta"):
         model = build(planned.spec.names[0], made, dim=planned.spec.dim, depth=planned.spec.depth,
-                      settings=planned.spec.settings)  # fmt: skip
-    per_step = step_flops(model.flops(made.length, made.answers), planned.spec.batch)
+                      settings=planned.spec.settings, recipe=Recipe.read(planned.spec.recipe))  # fmt: skip
+    per_step = plan_steps(model, made, planned.spec)[1]
     return replace(planned.spec, budget=float(per_step * steps))

@@ -1,14 +1,14 @@
 """From names and sizes to specs: every error that a request can have is found here, before anything is written."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 
 from architectures.backbone import SequenceMap
-from lab import machine, matching, plugins
+from lab import machine, matching, plugins, presets
 from lab.budget import shown
 from lab.errors import UsageError, within
 from lab.model import Model, build, build_task, count_parameters
@@ -50,14 +50,20 @@ class Planned:
 
 @dataclass
 class Planner:
-    """Makes specs; each task is built once. yes: also those of runs that may not fit into memory."""
+    """Makes specs; each task is built once, each width solved for once, also by planners made from this one by `replace`.
+
+    recipe: for all architectures; None is what each asks for, or else the lab's. lr: peak learning rate, instead of the recipe's.
+    yes: also what may not fit into memory.
+    """
 
     shape: Shape = field(default_factory=Shape)
     batch: int | None = None
     precision: Precision = "float32"
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe | None = None
+    lr: float | None = None
     yes: bool = False
     _tasks: dict[str, Task] = field(default_factory=dict)
+    _widths: dict[tuple[Shape, str, str], tuple[int, dict[str, Any]]] = field(default_factory=dict)
 
     def plan(self, architecture: str, task: str, budget: float, seed: int) -> Planned:
         """One run.
@@ -76,10 +82,15 @@ class Planner:
         made = self._tasks[task_text]
         dim, filled = self.shape.dim, given
         if dim is None:
-            dim, filled = matching.solve(self.shape.match, self.shape.size, name, given, made, self.shape.depth)
+            asked = (self.shape, plugins.canonical("architectures", name, given), task_text)
+            if asked not in self._widths:
+                self._widths[asked] = matching.solve(self.shape.match, self.shape.size, name, given, made, self.shape.depth)
+            dim, filled = self._widths[asked]
         settings = plugins.resolved("architectures", name, filled)
+        recipe = self.recipe_of(name)
         with torch.device("meta"):
-            model = build(name, made, dim=dim, depth=self.shape.depth, settings=settings)
+            model = build(name, made, dim=dim, depth=self.shape.depth, settings=settings, recipe=recipe)
+        recipe = recipe.at(count_parameters(model))
         kinds = {type(module) for module in model.backbone.modules() if isinstance(module, SequenceMap)}
         spec = Spec(
             architecture=plugins.canonical("architectures", name, given),
@@ -94,10 +105,10 @@ class Planner:
             },
             data=made.data,
             budget=budget,
-            batch=self.batch or max(1, STEP_TOKENS // made.length),
+            batch=self.batch or max(1, (recipe.tokens or STEP_TOKENS) // made.length),
             seed=seed,
             precision=self.precision,
-            recipe=asdict(self.recipe),
+            recipe=recipe.written(),
         )
         steps, _ = plan_steps(model, made, spec)
         self._check_memory(model, made, spec)
@@ -115,16 +126,35 @@ class Planner:
                 "smaller, or try it with --yes"
             )
 
+    def recipe_of(self, architecture: str) -> Recipe:
+        """What an architecture trains with; `at` its size where learning rates are published by size.
+
+        Raises:
+            UsageError: it asks for a recipe that there is not.
+        """
+        asked = plugins.load("architectures", architecture).recipe
+        recipe = self.recipe or presets.read(asked or presets.SHARED, f"the recipe of {architecture},")
+        return recipe if self.lr is None else replace(recipe, lr=self.lr, peaks=())
+
 
 def plan_all(
-    planner: Planner, architectures: Sequence[str], tasks: Sequence[str], budgets: Sequence[float], seeds: int
+    planner: Planner,
+    architectures: Sequence[str],
+    tasks: Sequence[str],
+    budgets: Sequence[float],
+    seeds: int,
+    tuned: Mapping[str, Planned] = {},
 ) -> list[Planned]:
-    """Every combination, seed by seed, so that half a comparison is already a fair one; costly runs first within a seed."""
+    """Every combination, seed by seed, so that half a comparison is already a fair one; costly runs first within a seed.
+
+    tuned: what is to be run instead of the run of seed 0 with an id.
+    """
     within("--seeds", seeds, 1, MOST_SEEDS)
     for flag, asked in (("--architectures", architectures), ("--tasks", tasks)):
         if not asked:
             raise UsageError(f"{flag}: name at least one")
     first = [planner.plan(a, t, budget, 0) for budget in budgets for t in tasks for a in architectures]
+    first = [tuned.get(planned.spec.id, planned) for planned in first]
     unique = list({planned.spec.id: planned for planned in first}.values())
     unique.sort(key=lambda planned: -planned.spec.budget)
     everything = []

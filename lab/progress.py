@@ -36,6 +36,11 @@ class Display:
         self.overall = self.bars.add_task("", total=max(self.total, 1), note="starting workers")
         self.spoken = self.started
 
+    def expect(self, total: int) -> None:
+        """There are so many runs in all, as far as is known by now."""
+        self.total = max(total, 1)
+        self.bars.update(self.overall, total=self.total)
+
     def __enter__(self) -> "Display":
         self.bars.start()
         return self

@@ -73,7 +73,9 @@ class Run:
     """What came of a spec; the fields are the keys of run.json.
 
     scores: by split, then by name; `accuracy@length=128` is a harder variant, `accuracy[gap=4-7]` a slice.
-    flops: training FLOPs used (headline); flops_by_kind: the same by kind; evaluation_flops: apart from the budget.
+    flops: training FLOPs used (headline); flops_by_kind: the same by kind; minimum_flops: of the cheapest exact form of the
+    architecture. Apart from the budget: optimizer_flops, of all updates, and evaluation_flops. parameters_by_part: of the token
+    embeddings, the body and the head. Older records lack these two by-products: 0 and empty.
     seconds: of training alone. state_size: numbers remembered after one training length. peak_memory: bytes of the process.
     throughput: tokens a second through the backbone, forward and backward, by length.
     references: published scores on the task's very settings, each with name, score and source.
@@ -92,9 +94,12 @@ class Run:
     references: list[dict[str, Any]] = field(default_factory=list)
     flops: int = 0
     flops_by_kind: dict[str, int] = field(default_factory=dict)
+    minimum_flops: int = 0
+    optimizer_flops: int = 0
     evaluation_flops: int = 0
     flops_per_token: float = 0.0
     parameters: int = 0
+    parameters_by_part: dict[str, int] = field(default_factory=dict)
     state_size: int | None = None
     seconds: float = 0.0
     tokens: int = 0

@@ -21,12 +21,13 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from architectures.backbone import SequenceMap
-from lab import machine, plugins
+from lab import machine, optimizers, plugins
 from lab.budget import TRAIN_OVER_FORWARD, step_flops, steps_for
 from lab.checkpoint import DurableIO, random_states, restore_random_states
 from lab.errors import place
 from lab.evaluation import evaluate_all
 from lab.gate import Leak, gate
+from lab.interim import Interim
 from lab.model import Model, build, build_task, count_parameters, state_size
 from lab.recipe import Recipe
 from lab.run import Run, Spec, Store, write_durably
@@ -74,7 +75,7 @@ def with_auxiliary(loss: Tensor, maps: list[SequenceMap]) -> Tensor:
 
 
 class Learner(L.LightningModule):
-    """Minimise the task's loss with the recipe's AdamW; the learning rate is a function of the step."""
+    """Minimise the task's loss with the recipe's optimizer; the learning rate is a function of the step."""
 
     def __init__(self, model: Model, task: Task, recipe: Recipe, steps: int) -> None:
         super().__init__()
@@ -90,15 +91,15 @@ class Learner(L.LightningModule):
         return with_auxiliary(loss, self.maps)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        groups = self.recipe.groups(self.model)
-        self.peaks = [group["lr"] for group in groups]
-        return torch.optim.AdamW(groups, betas=self.recipe.betas, eps=self.recipe.eps, fused=True)
+        made = optimizers.optimizer(self.recipe, self.model)
+        self.peaks = [group["lr"] for group in made.param_groups]
+        return made
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         rate = self.recipe.rate(self.trainer.global_step, self.steps)
         for group, peak in zip(optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * rate
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip or math.inf)
         if not norm.isfinite():
             raise Diverged(f"the gradient's norm was {norm:g}", self.loss)
 
@@ -112,9 +113,17 @@ class Recorder(L.Callback):
     """Writes the curve and the checkpoints, reports progress, stops when asked."""
 
     def __init__(
-        self, folder: Path, batches: Batches, per_step: dict[str, int], progress: Progress, stop: Callable[[], bool]
+        self,
+        folder: Path,
+        batches: Batches,
+        per_step: dict[str, int],
+        every: int,
+        interim: Interim,
+        progress: Progress,
+        stop: Callable[[], bool],
     ) -> None:
         self.folder, self.batches, self.per_step, self.progress, self.stop = folder, batches, per_step, progress, stop
+        self.every, self.interim = every, interim
         self.next, self.seconds, self.summed, self.counted = 0, 0.0, 0.0, 0
         self.random: dict[str, Any] | None = None
 
@@ -128,7 +137,6 @@ class Recorder(L.Callback):
         self.next = self.batches.start = state_dict["next"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.every = max(1, trainer.max_steps // CURVE_ROWS)
         path = self.folder / "curve.jsonl"
         rows = path.read_text("utf-8").splitlines() if path.exists() and self.next else []
         write_durably(path, "".join(f"{row}\n" for row in rows if _step_of(row) <= self.next).encode())
@@ -146,17 +154,20 @@ class Recorder(L.Callback):
         self.next += 1
         self.summed, self.counted = self.summed + pl_module.loss, self.counted + 1
         if self.next % self.every == 0 or self.next == trainer.max_steps:
-            self._row(trainer.max_steps)
+            self._row(trainer.max_steps, pl_module.model)
         if now - self.saved > CHECKPOINT_SECONDS or self.stop():
             save(trainer, self.folder)
             self.clock = self.saved = time.monotonic()
             if self.stop():
                 raise Interrupted
 
-    def _row(self, steps: int) -> None:
+    def _row(self, steps: int, model: Model) -> None:
         loss = self.summed / self.counted
         amounts = {name: amount * self.next for name, amount in self.per_step.items()}
         row = {"step": self.next, **amounts, "seconds": round(self.seconds, 4), "loss": loss}
+        if self.next in self.interim.steps:
+            row["score"] = self.interim.score(model)
+            self.clock = time.monotonic()
         with open(self.folder / "curve.jsonl", "a", encoding="utf-8") as curve:
             curve.write(json.dumps(row) + "\n")
         self.summed, self.counted = 0.0, 0
@@ -172,13 +183,22 @@ def save(trainer: L.Trainer, folder: Path) -> None:
 
 
 def plan_steps(model: Model, task: Task, spec: Spec) -> tuple[int, int]:
-    """Optimizer steps that the budget pays for, and the training FLOPs of one.
+    """Optimizer steps that the budget pays for, and the training FLOPs of one, matrix products of its update included.
 
     Raises:
         BudgetError: it pays for none.
     """
     per_step = step_flops(model.flops(task.length, task.answers), spec.batch)
+    per_step += optimizers.update_flops(Recipe.read(spec.recipe), model)
     return steps_for(spec.budget, per_step), per_step
+
+
+def flops_by_kind(model: Model, task: Task, spec: Spec, steps: int) -> dict[str, int]:
+    """Training FLOPs of `steps` steps by kind, `optimizer` among them where its matrix products are part of the budget."""
+    cost = model.flops(task.length, task.answers).batch(spec.batch)
+    kinds = {kind: TRAIN_OVER_FORWARD * value * steps for kind, value in cost.kinds.items()}
+    update = optimizers.update_flops(Recipe.read(spec.recipe), model)
+    return kinds | ({"optimizer": update * steps} if update else {})
 
 
 def train(
@@ -202,8 +222,10 @@ def train(
     if task.data != spec.data:
         raise ValueError(f"the data behind {spec.task} changed: expected hash {spec.data[:12]}, found {task.data[:12]}")
 
+    recipe = Recipe.read(spec.recipe)
+
     def make() -> Model:
-        return build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings)
+        return build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings, recipe=recipe)
 
     looked = "off"
     if leak_gate:
@@ -217,14 +239,16 @@ def train(
             return run
     torch.manual_seed(spec.seed)
     model = make()
-    recipe = Recipe(**spec.recipe)
     steps, per_step = plan_steps(model, task, spec)
     folder = store.folder(spec.id)
     folder.mkdir(parents=True, exist_ok=True)
     write_durably(folder / "spec.json", json.dumps(asdict(spec), indent=1).encode())
 
     batches = Batches(task, spec.batch, spec.seed)
-    recorder = Recorder(folder, batches, {"tokens": spec.batch * task.length, "flops": per_step}, progress, stop)
+    every = max(1, steps // CURVE_ROWS)
+    interim = Interim(model, task, precision=spec.precision, steps=steps, every=every, per_step=per_step)
+    amounts = {"tokens": spec.batch * task.length, "flops": per_step}
+    recorder = Recorder(folder, batches, amounts, every, interim, progress, stop)
     machine.reset_peak_memory()
     reason = _fit(Learner(model, task, recipe, steps), recorder, batches, folder, steps, spec.precision)
 
@@ -243,10 +267,13 @@ def train(
         baselines=task.baselines(),
         references=plugins.references(spec.names[1], task.references, spec.task_settings),
         flops=taken * per_step,
-        flops_by_kind={kind: TRAIN_OVER_FORWARD * value * taken for kind, value in cost.kinds.items()},
-        evaluation_flops=evaluation_flops,
+        flops_by_kind=flops_by_kind(model, task, spec, taken),
+        minimum_flops=TRAIN_OVER_FORWARD * cost.least.headline * taken,
+        optimizer_flops=taken * optimizers.flops_apart(recipe, model),
+        evaluation_flops=evaluation_flops + interim.spent(taken),
         flops_per_token=cost.headline / (spec.batch * task.length),
         parameters=count_parameters(model),
+        parameters_by_part=model.parameters_by_part,
         state_size=_state_size(spec, task),
         seconds=recorder.seconds,
         tokens=taken * spec.batch * task.length,

@@ -436,6 +436,31 @@ class Uncounted(Mean):
         return super().mix(x) + torch.linalg.matrix_exp(torch.zeros(2, 2)).sum().to(x.dtype)
 
 
+class UncountedBackward(Mean):
+    """Forward is known; what torch does for its gradient is not."""
+
+    def mix(self, x):
+        return super().mix(x) + _Opaque.apply(x)
+
+
+class _Opaque(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return torch.zeros_like(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * 0 + torch.linalg.matrix_exp(torch.zeros(2, 2)).sum().to(grad.dtype) * 0
+
+
+class DearMinimum(Mean):
+    """What it calls its cheapest form costs more than its own."""
+
+    def flops(self, length):
+        cost = super().flops(length)
+        return Flops(cost.contraction, cost.mixing, cost.pointwise, minimum=cost * 2)
+
+
 class SharedKernel(Mean):
     """A product that all rows of a batch share."""
 
@@ -800,7 +825,9 @@ FAULTS: list[tuple[type[Backbone], int, str]] = [  # the law that must refuse it
     (FullSquare, 6, "times the counted"),
     (NegativeFlops, 6, "not a non-negative int"),
     (NotLinearInDepth, 6, "declared mixing is not linear in depth"),
-    (Uncounted, 6, "aten::linalg_matrix_exp"),
+    (Uncounted, 6, "operators in forward that lab/counter.py cannot count: aten::linalg_matrix_exp"),
+    (UncountedBackward, 6, "operators in backward that lab/counter.py cannot count: aten::linalg_matrix_exp"),
+    (DearMinimum, 6, "minimum is"),
     (SharedKernel, 6, "not linear in batch"),
     (DeadParameter, 7, "parameter unused gets no gradient"),
     (ZeroGradient, 7, "the gradient of parameter left is zero everywhere"),

@@ -28,6 +28,7 @@ def zeros(*shape, **options):
         (lambda: torch.bmm(zeros(2, 3, 5), zeros(2, 5, 7)), 420),
         (lambda: torch.baddbmm(zeros(2, 3, 7), zeros(2, 3, 5), zeros(2, 5, 7)), 420),
         (lambda: torch.addbmm(zeros(3, 7), zeros(2, 3, 5), zeros(2, 5, 7)), 420),
+        (lambda: torch.addr(zeros(3, 5), zeros(3), zeros(5)), 30),
         (lambda: torch.mv(zeros(3, 5), zeros(5)), 30),
         (lambda: torch.addmv(zeros(3), zeros(3, 5), zeros(5)), 30),
         (lambda: torch.dot(zeros(5), zeros(5)), 10),
@@ -49,9 +50,10 @@ def test_inference_mode_hides_nothing():
     def run():
         with torch.inference_mode():
             F.linear(zeros(2, 3, 5), zeros(7, 5))
+            F.linear(zeros(3, 5, dtype=torch.cfloat), zeros(7, 5, dtype=torch.cfloat))
             F.scaled_dot_product_attention(*(zeros(1, 1, 5, 8) for _ in range(3)), is_causal=True)
 
-    assert counted(run) == 420 + 15 * 32
+    assert counted(run) == 420 + 840 + 15 * 32
 
 
 def test_backward_of_a_linear_map():
@@ -104,9 +106,18 @@ def test_attention(queries, keys, options, pairs, dtype):
     assert counted(lambda: F.scaled_dot_product_attention(*inputs, **options).sum().backward()) == 3 * forward
 
 
-def test_attention_on_the_meta_device_is_counted_in_full():
-    inputs = heads(7, 7, device="meta")
-    assert counted(lambda: F.scaled_dot_product_attention(*inputs, is_causal=True)) == 6 * 32 * 49
+@pytest.mark.parametrize(("options", "pairs"), [({"is_causal": True}, 28), ({}, 49)])
+def test_attention_on_the_meta_device_counts_as_on_a_cpu(options, pairs):
+    inputs = heads(7, 7, device="meta", requires_grad=True)
+    assert counted(lambda: F.scaled_dot_product_attention(*inputs, **options)) == 6 * 32 * pairs
+    assert counted(lambda: F.scaled_dot_product_attention(*inputs, **options).sum().backward()) == 3 * 6 * 32 * pairs
+
+
+def test_masks_that_nobody_can_read_count_in_full():
+    """On the meta device they have no values; with dropout attention falls apart on a CPU."""
+    mask = torch.ones(7, 7, dtype=torch.bool, device="meta").tril()
+    assert counted(lambda: F.scaled_dot_product_attention(*heads(7, 7, device="meta"), attn_mask=mask)) == 6 * 32 * 49
+    assert counted(lambda: F.scaled_dot_product_attention(*heads(7, 7), is_causal=True, dropout_p=0.5)) == 6 * 32 * 49
 
 
 @pytest.mark.parametrize(("dtype", "device"), [(torch.float32, "cpu"), (torch.float64, "cpu"), (torch.float32, "meta")], ids=str)
@@ -151,6 +162,14 @@ def test_ffts_and_solves_are_mixing(run, operations):
 def test_an_operator_that_nobody_counts_is_named():
     assert counted(lambda: torch.linalg.matrix_exp(zeros(3, 3)), unknown=["aten::linalg_matrix_exp"]) == 0
     assert counted(lambda: torch.cdist(zeros(3, 5), zeros(4, 5)), unknown=["aten::_cdist_forward"]) == 0
+
+
+def test_control_flow_as_an_operator_is_named():
+    from torch._higher_order_ops.scan import scan
+
+    w = zeros(4, 4)
+    step = lambda h, x: (h @ w + x, h.clone())  # noqa: E731
+    assert counted(lambda: scan(step, zeros(4), zeros(8, 4)), unknown=["higher_order::scan"]) == 0
 
 
 def test_an_operator_from_outside_torch_is_named():

@@ -6,7 +6,7 @@ import torch
 from architectures.backbone import Backbone, LengthError
 from architectures.hybrid import SAMBA, members
 from architectures.stack import NORM
-from lab import plugins
+from lab import optimizers, plugins
 from lab.conformance import check
 from lab.errors import UsageError
 from lab.model import count_parameters, state_size
@@ -133,7 +133,7 @@ def test_embeddings_have_the_first_member_s_scale():
 
 def test_what_members_train_apart_trains_apart():
     hybrid = made("hybrid", pattern="linear_rnn+lstm")
-    rates = {id(p): group["lr"] for group in Recipe(lr=1.0).groups(hybrid) for p in group["params"]}
+    rates = {id(p): group["lr"] for group in optimizers.groups(Recipe(lr=1.0), hybrid) for p in group["params"]}
     assert rates[id(hybrid.layers[0].layers[0].inner.nu)] == 0.25
     assert rates[id(hybrid.layers[1].layers[0].inner.lstm.weight_ih_l0)] == 1.0
 

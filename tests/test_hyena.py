@@ -12,6 +12,7 @@ from architectures.hyena import Hyena, Operator, TableOperator
 from architectures.ops.long_convolution import long_convolution, long_convolution_definition
 from architectures.ops.scan import scan_definition
 from architectures.ops.short_convolution import short_convolution_definition
+from lab import optimizers
 from lab.counter import Counter
 from lab.laws.subject import noise
 from lab.model import count_parameters, state_size
@@ -138,7 +139,9 @@ def test_a_table_starts_as_the_formula():
 @pytest.mark.parametrize("positions", ["fixed", "learned"])
 def test_what_trains_in_its_own_way(positions):
     model = Hyena(16, 2, positions=positions, mlp="none")
-    groups = {p: (g["lr"], g["weight_decay"]) for g in Recipe(lr=1.0, weight_decay=0.5).groups(model) for p in g["params"]}
+    groups = {
+        p: (g["lr"], g["weight_decay"]) for g in optimizers.groups(Recipe(lr=1.0, weight_decay=0.5), model) for p in g["params"]
+    }
     for name, parameter in model.named_parameters():
         table, decays = name.endswith("table"), parameter.ndim == 2 and not name.endswith("table") and "network" not in name
         assert groups[parameter] == (0.01 if table else 1, 0.5 if decays else 0), name

@@ -11,7 +11,7 @@ from torch import nn
 
 from architectures.backbone import Flops, SequenceMap, Tuning
 from architectures.stack import Stack
-from lab import overhead, training
+from lab import optimizers, overhead, training
 from lab.budget import TRAIN_OVER_FORWARD
 from lab.model import Model, build, build_task
 from lab.planning import Planner, Shape
@@ -43,7 +43,7 @@ def test_the_loop_is_a_plain_loop(tmp_path, architecture):
     recipe, task = Recipe(**spec.recipe), build_task("selective_copying", {})
     torch.manual_seed(spec.seed)
     model = build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings)
-    optimizer = torch.optim.AdamW(recipe.groups(model), betas=recipe.betas, eps=recipe.eps, fused=True)
+    optimizer = torch.optim.AdamW(optimizers.groups(recipe, model), betas=recipe.betas, eps=recipe.eps, fused=True)
     peaks = [group["lr"] for group in optimizer.param_groups]
     losses = []
     for step, batch in enumerate(islice(training.Batches(task, spec.batch, spec.seed), run.steps)):
@@ -126,7 +126,7 @@ def test_generators_are_in_the_checkpoint(tmp_path, monkeypatch):
         def flops(self, length):
             return Flops(contraction=2 * length * self.map.weight.numel())
 
-    def noisy(name, task, *, dim, depth, settings):
+    def noisy(name, task, *, dim, depth, settings, recipe=None):
         return Model(Noisy(dim, depth), task)
 
     monkeypatch.setattr(training, "build", noisy)
@@ -214,7 +214,7 @@ def test_groups_follow_tuned_and_spare_vectors():
             return Flops()
 
     layer, recipe = Layer(), Recipe(lr=1.0, weight_decay=0.1)
-    found = {id(p): (group["lr"], group["weight_decay"]) for group in recipe.groups(layer) for p in group["params"]}
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizers.groups(recipe, layer) for p in group["params"]}
     assert found[id(layer.slow)] == (0.5, 0.0)
     assert found[id(layer.plain)] == (2.0, 0.1)
     assert found[id(layer.matrix)] == (1.0, 0.1)

@@ -14,7 +14,7 @@ distances up to its farthest key. ALiBi: Press et al., arXiv:2108.12409.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -271,8 +271,10 @@ class RelativeAttention(Attention):
         for rows in slices(length, length, ROWS):
             met = self._met(rows, reached(rows, length, self.causal, self.window), length)
             scores += (rows.stop - rows.start) * (met.stop - met.start)
-        return super().flops(length) + Flops(
+        placed = Flops(
             contraction=2 * (high - low) * self.dim**2 + 2 * scores * self.dim,
             mixing=self.pairs(length) * self.heads,
             pointwise=2 * length * self.dim,
         )
+        met, keys = 2 * self.pairs(length) * self.dim, Flops(contraction=2 * (high - low) * self.dim**2)
+        return super().flops(length) + placed.or_cheaper(replace(placed, contraction=met, shared=keys))

@@ -107,21 +107,22 @@ def linear_attention_flops(length: int, heads: int, key: int, value: int, *, gro
     """`groups`: the heads of queries and keys where they are fewer.
 
     Contraction in a chunk: scores, their product with the values, the state's update and its reading. Mixing: sum, exp and
-    product for each pair; two for each position's decay, and of the values it decays, reads and adds; the carry.
+    product for each pair; two for each position's decay, and of the values it decays, reads and adds; the carry. The recurrence:
+    update and reading; decay, its exp, and the product of the state with it.
     """
     total = Flops()
     for chunks, size in pieces(length):
         contraction = 2 * size**2 * (key * (groups or heads) + value * heads) + 4 * size * key * value * heads
         mixing = heads * (3 * size * (size - 1) // 2 + size * (2 + 3 * value)) + _carry_flops(heads, key, value)
         total = total + Flops(contraction, mixing) * chunks
-    return total
+    return total.or_cheaper(Flops(4 * key * value, key * value + 1) * (length * heads))
 
 
 def gated_linear_attention_flops(length: int, heads: int, key: int, value: int) -> Flops:
     """Contraction: as many scores as there are earlier positions in the chunk, times keys and values; update and reading.
 
     Mixing: each position by itself (q k) v and its decay of q; for each doubling of the blocks, half of the queries, keys
-    and outputs, and a block's decay; what was read is added; the carry.
+    and outputs, and a block's decay; what was read is added; the carry. The recurrence: update, reading; decay.
     """
     total = Flops()
     for chunks, size in pieces(length):
@@ -129,7 +130,7 @@ def gated_linear_attention_flops(length: int, heads: int, key: int, value: int) 
         doublings = (size.bit_length() - 1) * size // 2 * (2 * key + value) + (size - 1) * key
         mixing = size * (3 * key + 2 * value) + doublings
         total = total + Flops(heads * contraction, heads * mixing + _carry_flops(heads, key, value)) * chunks
-    return total
+    return total.or_cheaper(Flops(4 * key * value, key * value) * (length * heads))
 
 
 def delta_rule_flops(length: int, heads: int, key: int, value: int, *, decays: bool) -> Flops:
@@ -137,7 +138,8 @@ def delta_rule_flops(length: int, heads: int, key: int, value: int, *, decays: b
 
     Mixing: beta on earlier pairs and on the right sides, the triangular solve, the state taken off the values, the update and
     what was read added; and with a decay: sum, exp and two products for each pair, two for each position and its three
-    products with keys and queries, and the decay of the state.
+    products with keys and queries, and the decay of the state. The recurrence: the error's product, update and reading; error,
+    beta on the keys, and the decay with its exp.
     """
     total = Flops()
     for chunks, size in pieces(length):
@@ -147,7 +149,8 @@ def delta_rule_flops(length: int, heads: int, key: int, value: int, *, decays: b
         if decays:
             mixing += 4 * pairs + size * (2 + 3 * key) + key * value
         total = total + Flops(contraction, mixing) * (heads * chunks)
-    return total
+    recurrence = Flops(6 * key * value, key + value + (key * value + 1) * decays)
+    return total.or_cheaper(recurrence * (length * heads))
 
 
 def step_bias(count: int) -> Float[Tensor, " count"]:

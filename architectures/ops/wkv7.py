@@ -58,14 +58,14 @@ def wkv7_definition(
 
 
 def wkv7_flops(length: int, heads: int, width: int) -> Flops:
-    """What the chunks execute."""
-    total = Flops(mixing=length * heads * width)  # a c
+    """What the chunks execute. As a recurrence S meets c, is updated twice and read; the decay takes an exp and a product."""
+    total = own = Flops(mixing=length * heads * width)  # a c
     for chunk, count in chunks(length):
         contraction = 14 * chunk**2 * width + 8 * chunk * width**2
         # sums of l (2), their powers (4) and products with those (6), two sums of products; the carry; the triangular system
         mixing = 14 * chunk * width + 3 * width**2 + 2 * width * chunk * (chunk - 1)
         total = total + Flops(contraction, mixing) * (count * heads)
-    return total
+    return total.or_cheaper(own + Flops(8 * width**2, width**2 + width) * (length * heads))
 
 
 class _Matrices(torch.autograd.Function):

@@ -9,18 +9,24 @@ from typing import Any
 
 import pandas as pd
 
+from lab.presets import called
 from lab.run import SCHEMA
 from lab.terminal import printable
 
 COLUMNS = (
     "id", "status", "architecture", "task", "dim", "depth", "seed", "budget", "batch", "precision", "lr", "length", "params",
-    "flops", "tokens", "steps", "planned_steps", "flops_per_token", "evaluation_flops", "state_size", "seconds",
+    "params_embedding", "params_head", "flops", "flops_contraction", "flops_mixing", "flops_pointwise", "flops_minimum",
+    "flops_optimizer", "tokens", "steps", "planned_steps", "flops_per_token", "evaluation_flops", "state_size", "seconds",
     "peak_memory", "metric", "higher_is_better", "score", "loss", "chance", "baselines", "references", "refused",
     "throughput", "reason", "leak_gate", "settings", "recipe", "code", "data", "commit", "device", "processor", "threads",
     "started", "environment",
 )  # fmt: skip
 """Columns of every frame of results; `test.<name>` and `validation.<name>` follow for each score."""
-CURVE_COLUMNS = ("id", "architecture", "task", "budget", "seed", "step", "tokens", "flops", "seconds", "loss")
+LEDGER = (
+    "params_embedding", "params_head", "flops_contraction", "flops_mixing", "flops_pointwise", "flops_minimum", "flops_optimizer",
+)  # fmt: skip
+"""What `restate` reads; missing where a record is older."""
+CURVE_COLUMNS = ("id", "architecture", "task", "budget", "seed", "step", "tokens", "flops", "seconds", "loss", "score")
 _FROM_SPEC = ("architecture", "task", "dim", "depth", "seed", "precision", "batch")
 _FROM_RECORD = (
     "flops",
@@ -49,11 +55,12 @@ _FROM_ENVIRONMENT = ("commit", "device", "processor", "threads", "started")
 def results(path: str | Path = "results") -> pd.DataFrame:
     """A row for every run that ended, below `<path>/runs`; without runs, a frame without rows.
 
-    budget, flops: training FLOPs. score: the test score by `metric`. loss: nats, test split. length: positions of a training
-    sequence. peak_memory: bytes. settings, recipe, code: canonical JSON, so that equal is equal. baselines, refused,
-    throughput, environment: dictionaries. references: published scores, each with name, score and source. What a record lacks
-    is missing; keys that are not known are kept out. Records that cannot be read, or that a newer lab made, are left out with
-    one warning that names them.
+    budget, flops: training FLOPs; flops_*: by kind, of the cheapest exact form, and apart from them of the optimizer. score:
+    the test score by `metric`. loss: nats, test split. length: positions of a training sequence. peak_memory: bytes. settings,
+    code: canonical JSON, so that equal is equal. recipe: its name and what departs from the recipe of that name, as in
+    `lab, lr=0.001`. baselines, refused, throughput, environment: dictionaries. references:
+    published scores, each with name, score and source. What a record lacks is missing; keys that are not known are kept out.
+    Records that cannot be read, or that a newer lab made, are left out with one warning that names them.
     """
     rows, broken = [], []
     for folder in _folders(path):
@@ -71,7 +78,7 @@ def results(path: str | Path = "results") -> pd.DataFrame:
         warnings.warn(f"{len(broken)} records left out: {' '.join(shown.split())}", stacklevel=2)
     scores = dict.fromkeys(name for row in rows for name in row if name.startswith(("test.", "validation.")))
     frame = pd.DataFrame({name: [row.get(name) for row in rows] for name in (*COLUMNS, *scores)})
-    frame = frame.astype(dict.fromkeys(["score", "chance", "loss", "lr", "length", "state_size", *scores], "float64"))
+    frame = frame.astype(dict.fromkeys(["score", "chance", "loss", "lr", "length", "state_size", *LEDGER, *scores], "float64"))
     frame = frame.sort_values(["task", "architecture", "budget", "seed", "id"], ignore_index=True)
     return frame.copy()  # in one piece: each column that was given a type is one of its own
 
@@ -79,7 +86,8 @@ def results(path: str | Path = "results") -> pd.DataFrame:
 def curves(path: str | Path = "results") -> pd.DataFrame:
     """A row for every point of every training curve, of runs that ended and runs under way.
 
-    loss: mean in nats since the point before; tokens, flops (training) and seconds: so far. A line that was cut off is left out.
+    loss: mean in nats since the point before; tokens, flops (training) and seconds: so far. score: by the task's metric, on a
+    small part of the validation split, at the points that have one. A line that was cut off is left out.
     """
     heads, counts, points = [], [], []
     for folder in _folders(path):
@@ -94,7 +102,7 @@ def curves(path: str | Path = "results") -> pd.DataFrame:
         points.extend(mine)
     head = pd.DataFrame(heads, columns=list(CURVE_COLUMNS[:5]))
     head = head.loc[head.index.repeat(counts)].reset_index(drop=True)
-    body = pd.DataFrame(points, columns=list(CURVE_COLUMNS[5:])).astype({"loss": "float64"})
+    body = pd.DataFrame(points, columns=list(CURVE_COLUMNS[5:])).astype({"loss": "float64", "score": "float64"})
     return pd.concat([head, body], axis=1)
 
 
@@ -106,15 +114,15 @@ def _folders(path: str | Path) -> list[str]:
 
 
 def _points(content: bytes) -> list[list[Any]]:
-    """The whole lines of a curve, each as step, tokens, flops, seconds, loss."""
+    """The whole lines of a curve, each as step, tokens, flops, seconds, loss, score."""
     lines = content.decode("utf-8", "replace").splitlines()
     try:
         rows = json.loads(f"[{','.join(lines)}]")  # many times faster than line by line
     except (ValueError, RecursionError):
         rows = [row for line in lines if (row := _parsed(line)) is not None]
-    names = CURVE_COLUMNS[5:]
+    names = CURVE_COLUMNS[5:-1]
     whole = (row for row in rows if isinstance(row, dict) and row.keys() >= set(names))
-    return [values for row in whole if all(map(_counts, values := [row[name] for name in names]))]
+    return [values for row in whole if all(map(_counts, values := [*(row[name] for name in names), row.get("score")]))]
 
 
 def _visible(value: Any) -> Any:
@@ -148,6 +156,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         for name, value in named.items()
     }
     positions = record.get("steps", 0) * spec["batch"]
+    parts, kinds = record.get("parameters_by_part") or {}, record.get("flops_by_kind") or {}
     row = {
         **scores,
         **{name: spec[name] for name in _FROM_SPEC},
@@ -159,6 +168,10 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         "lr": recipe.get("lr"),
         "length": record.get("tokens", 0) / positions if positions else None,
         "params": record.get("parameters") or 0,
+        **{f"params_{part}": parts.get(part) for part in ("embedding", "head")},
+        **{f"flops_{kind}": kinds.get(kind) for kind in ("contraction", "mixing", "pointwise")},
+        "flops_minimum": record.get("minimum_flops"),
+        "flops_optimizer": record.get("optimizer_flops"),
         "state_size": record.get("state_size"),
         "metric": metric,
         "higher_is_better": bool(record.get("higher_is_better", True)),
@@ -172,7 +185,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         "reason": record.get("reason") or "",
         "leak_gate": record.get("leak_gate") or "",
         "settings": _canonical({"architecture": spec.get("settings"), "task": spec.get("task_settings")}),
-        "recipe": _canonical(recipe),
+        "recipe": called(recipe) if recipe else "",
         "code": _canonical(spec.get("code") or {}),
         "data": spec.get("data") or "",
         "environment": environment,

@@ -5,6 +5,10 @@ At each budget a parabola in ln params through ln loss, within a factor of 4 of 
 is censored. Between budgets ln flops is interpolated monotonically (PCHIP, Fritsch and Carlson 1980) as a function of ln loss: no
 asymptote is fitted and nothing is extrapolated.
 
+Runs that `restate` counted in another way share a budget but not its FLOPs. A run's loss is then moved to the cost that its
+budget has at the optimal size, along the slope of the frontier there: what more compute is worth at the optimal size is what it
+is worth on the frontier. So the parabola is again one of equal cost, and its optimum that of the convention.
+
 The multiplier of a over b is M(loss) = flops that b needs / flops that a needs; above 1, a needs less. Intervals are percentiles
 over replicates that redo the whole path, with half-widths times `WIDENING`.
 """
@@ -15,14 +19,14 @@ over replicates that redo the whole path, with half-widths times `WIDENING`.
 # pyright: reportGeneralTypeIssues=false
 # pyright: reportReturnType=false
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy.special import chdtrc, stdtr
 
-from lab.analysis.statistics import LEVEL
+from lab.analysis.statistics import LEVEL, Reading
 
 WINDOW = np.log(4)
 """The parabola sees sizes this near the best one, in ln params: within it the loss at the vertex is off by less than 0.5 % of
@@ -38,33 +42,11 @@ DEFINED = 0.95
 FEWEST_SIZES = 4
 SAME_BUDGET = 1.05
 """Runs of one budget agree in FLOPs to this factor."""
+TURNS = 3
+"""After which the cost of a restated optimum moves by less than 0.2 %."""
 _PURE = 6  # degrees of freedom from which on the noise is taken from seeds alone
 
 Method = Literal["quadratic", "akima"]
-
-
-class Reading(float):
-    """A number with its 95 % interval: `low` to `high`, in a curve also the simultaneous `band_low` to `band_high`; or NaN, with
-    the `reason` why there is none.
-    """
-
-    low: float
-    high: float
-    band_low: float
-    band_high: float
-    reason: str
-
-    def __new__(cls, value: float = np.nan, interval: Any = (np.nan, np.nan), band: Any = None, reason: str = ""):
-        self = super().__new__(cls, value)
-        self.low, self.high = (float(end) for end in interval)
-        self.band_low, self.band_high = (float(end) for end in (interval if band is None else band))
-        self.reason = reason
-        return self
-
-    def __repr__(self) -> str:
-        return f"none: {self.reason}" if np.isnan(self) else f"{float(self):.4g} [{self.low:.4g}, {self.high:.4g}]"
-
-    __str__ = __repr__
 
 
 @dataclass(frozen=True)
@@ -157,7 +139,7 @@ class Multiplier:
 
 def frontier(runs: pd.DataFrame, method: Method = "quadratic", replicates: int = 1000, seed: int = 0) -> Frontier:
     """The frontier of one set-up from its runs: columns flops, params, loss, and where there are any, tokens, seed, budget,
-    status.
+    status, convention.
 
     Runs that did not finish or whose loss is not a number have no part in it. method `akima` takes the least value of an Akima
     spline over all sizes instead of the parabola, censored only at the outermost sizes (Porian et al., arXiv:2406.19146).
@@ -170,6 +152,8 @@ def multiplier(
     a: pd.DataFrame, b: pd.DataFrame, method: Method = "quadratic", replicates: int = 1000, seed: int = 0
 ) -> Multiplier:
     """How many times the FLOPs of `a` `b` needs for equal loss, from the runs of both as for `frontier`."""
+    if _convention(a, "a") != _convention(b, "b"):
+        raise ValueError(f"a counts FLOPs as {_convention(a, 'a')}, b as {_convention(b, 'b')}: restate one of them")
     streams = np.random.default_rng(seed).spawn(2)
     front_a, front_b = (
         _fitted(_sweep(runs, name), method, replicates, rng) for runs, name, rng in zip((a, b), "ab", streams, strict=True)
@@ -210,7 +194,10 @@ def multiplier(
 
 @dataclass(frozen=True)
 class _Budget:
-    """Runs of one budget: per size, ascending, ln params, mean ln loss, ln tokens; per run the index of its size, its ln loss."""
+    """Runs of one budget: per size, ascending, ln params, mean ln loss, ln tokens; per run the index of its size, its ln loss.
+
+    cost: of every run, ln of its FLOPs over those of the budget.
+    """
 
     flops: float
     x: np.ndarray
@@ -219,6 +206,21 @@ class _Budget:
     count: np.ndarray
     which: np.ndarray
     each: np.ndarray
+    cost: np.ndarray
+
+    def at_cost(self, flops: float, slope: float) -> "_Budget":
+        """As if every run had used `flops`, where ln loss falls with ln FLOPs by `slope`."""
+        each = self.each + slope * (np.log(flops / self.flops) - self.cost)
+        mean = np.bincount(self.which, each) / self.count
+        return replace(self, flops=flops, y=mean, each=each, cost=np.zeros_like(each))
+
+
+def same_budget(flops: pd.Series) -> np.ndarray:
+    """For each run the number of its budget: FLOPs in which there is no gap of more than `SAME_BUDGET`."""
+    order = np.argsort(flops.to_numpy(), kind="stable")
+    number = np.empty(len(flops), int)
+    number[order] = np.cumsum(np.diff(np.log(flops.to_numpy()[order]), prepend=-np.inf) > np.log(SAME_BUDGET))
+    return number
 
 
 def _sweep(runs: pd.DataFrame, name: str) -> list[_Budget]:
@@ -235,22 +237,52 @@ def _sweep(runs: pd.DataFrame, name: str) -> list[_Budget]:
     if known.empty:
         raise ValueError(f"{name} hold no run with a loss")
     known = known.assign(tokens=known.get("tokens", np.nan)).sort_values(["flops", "params", "loss"])
-    if "budget" in known:
-        group = known["budget"].to_numpy()
-    else:
-        group = np.cumsum(np.diff(np.log(known["flops"]), prepend=-np.inf) > np.log(SAME_BUDGET))
+    group = known["budget"].to_numpy() if "budget" in known else same_budget(known["flops"])
+    restated = _convention(runs, name) != "headline"
     found = []
     for label, part in known.groupby(group):
         least, most = part["flops"].min(), part["flops"].max()
-        if most > SAME_BUDGET * least:
+        if most > SAME_BUDGET * least and not restated:
             raise ValueError(f"{name} of one budget ({label:g}) used {least:.4g} to {most:.4g} FLOPs: not an iso-FLOP sweep")
         sizes, which = np.unique(part["params"].to_numpy(float), return_inverse=True)
         count = np.bincount(which)
         each = np.log(part["loss"].to_numpy(float))
         mean = [np.bincount(which, values) / count for values in (each, np.log(part["tokens"].to_numpy(float)))]
-        flops = float(np.exp(np.log(part["flops"]).mean()))
-        found.append(_Budget(flops, np.log(sizes), mean[0], mean[1], count, which, each))
-    return sorted(found, key=lambda budget: budget.flops)
+        spent = np.log(part["flops"].to_numpy(float))
+        flops = float(np.exp(spent.mean()))
+        found.append(_Budget(flops, np.log(sizes), mean[0], mean[1], count, which, each, spent - spent.mean()))
+    return _levelled(found, name) if restated else sorted(found, key=lambda budget: budget.flops)
+
+
+def _convention(runs: pd.DataFrame, name: str) -> str:
+    """How the FLOPs of these runs are counted."""
+    named = runs["convention"].unique() if "convention" in runs else ["headline"]
+    if len(named) > 1:
+        raise ValueError(f"{name} hold several values of convention: {', '.join(map(str, named))}")
+    return str(named[0])
+
+
+def _levelled(sweep: list[_Budget], name: str) -> list[_Budget]:
+    """Each budget at the cost of its optimal size, or where none is optimal of its best one.
+
+    Which size is optimal depends on the slope by which losses are moved, and the slope on where the optima are: found in turns.
+    """
+    levelled, slope = sweep, np.zeros(len(sweep))
+    for _ in range(TURNS):
+        least, at = np.full(len(sweep), np.nan), np.empty(len(sweep))
+        for k, (budget, moved) in enumerate(zip(sweep, levelled, strict=True)):
+            x, y, status, _ = _optimum(moved.x, moved.y[None], moved.count, 0.0, "quadratic")
+            inside = status[0] == "ok"
+            cost = np.bincount(budget.which, budget.cost) / budget.count
+            at[k] = np.log(budget.flops) + np.interp(x[0] if inside else moved.x[np.argmin(moved.y)], budget.x, cost)
+            least[k] = y[0] if inside else np.nan
+        if not (np.diff(at) > 0).all():
+            raise ValueError(f"{name} of a larger budget cost no more in this convention: there is no frontier over it")
+        known = np.isfinite(least)
+        if known.sum() > 1:
+            slope = np.interp(at, at[known], np.gradient(least[known], at[known]))
+        levelled = [budget.at_cost(float(np.exp(to)), down) for budget, to, down in zip(sweep, at, slope, strict=True)]
+    return levelled
 
 
 def _fitted(sweep: list[_Budget], method: Method, replicates: int, rng: np.random.Generator) -> Frontier:
@@ -346,7 +378,7 @@ def _smooth(budget: _Budget) -> tuple[np.ndarray, np.ndarray, int]:
     near = np.abs(budget.x - best) <= WINDOW + 1e-9
     if near.sum() < 6:
         near[:] = True
-    degree = min(3, near.sum() - 2)
+    degree = min(3, int(near.sum()) - 2)
     if degree < 2:
         return budget.y, np.zeros(0), 0
     weight = np.sqrt(budget.count[near])
@@ -446,11 +478,13 @@ def _point(
         notes.append("fewer than 4 sizes lie within a factor of 4 of the optimum: the parabola is biased")
     if cubic < 0.01:
         notes.append(f"a cubic term is significant (p = {cubic:.2g})")
+    with np.errstate(over="ignore"):  # the vertex of a flat parabola may be anywhere
+        params = float(np.exp(x))
     return {
         "flops": budget.flops,
         "runs": len(budget.each),
         "sizes": len(budget.x),
-        "params": float(np.exp(x)),
+        "params": params,
         "tokens": float(np.exp(np.interp(x, budget.x, budget.tokens))),
         "loss": float(np.exp(y)),
         "loss_low": float(np.exp(low)),

@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 
 _APART_AS_COLUMNS = ("budget", "precision", "data")
-_APART_AS_ROWS = ("dim", "depth", "batch", "lr", "settings", "recipe", "code")
+_APART_AS_ROWS = ("dim", "depth", "batch", "set-up", "lr", "settings", "code")
 _SHORT = {"dim": "d", "depth": "x", "batch": "batch ", "lr": "lr "}
+USUAL = "lab"
+"""The recipe that need not be named."""
 METRICS = {"exact": "share all right", "bits_per_byte": "bits per byte"}
 
 
@@ -32,9 +34,10 @@ def labelled(frame: pd.DataFrame) -> pd.DataFrame:
     for name in _APART_AS_COLUMNS:
         made["column"] += _difference(made, ["task"], name, " at ")
     made["row"] = made["architecture"].astype(object)
+    made["set-up"] = set_ups(made)  # the rate has words of its own
     for name in _APART_AS_ROWS:
         made["row"] += _difference(made, ["row", "column"], name, " ", across=["architecture"])
-    return made
+    return made.drop(columns="set-up")
 
 
 def _difference(frame: pd.DataFrame, keys: list[str], name: str, joint: str, across: list[str] | None = None) -> pd.Series:
@@ -54,7 +57,9 @@ def _difference(frame: pd.DataFrame, keys: list[str], name: str, joint: str, acr
 def _word(name: str, values: pd.Series) -> Any:
     if name == "budget":
         return lambda value: f"{quantity(value)} FLOPs"
-    if name in ("settings", "recipe", "code"):  # long: numbered in the order of their text
+    if name == "set-up":
+        return lambda value: f"[{value}]"
+    if name in ("settings", "code"):  # long: numbered in the order of their text
         order = {value: index for index, value in enumerate(sorted(set(values)), 1)}
         return lambda value: f"{name} {order.get(value, 0)}"
     if name == "data":
@@ -113,7 +118,7 @@ def several(names: Sequence[str], last: str = "and") -> str:
 
 
 def conditions(frame: pd.DataFrame) -> dict[str, str]:
-    """What the runs of a frame have in common, in words: budget, seeds, precision, convention, interval, runs."""
+    """What the runs of a frame have in common, in words: budget, seeds, precision, recipe, convention, interval, runs."""
     budgets = several([f"{quantity(budget)}" for budget in sorted(frame["budget"].unique())])
     seeds = sorted(frame["seed"].unique())
     together = [int(seed) for seed in seeds] == list(range(len(seeds))) and len(seeds) > 2
@@ -123,17 +128,33 @@ def conditions(frame: pd.DataFrame) -> dict[str, str]:
         if together
         else f"seed{'s' * (len(seeds) > 1)} {several([str(s) for s in seeds])}",
         "precision": several(sorted(frame["precision"].unique())),
+        "recipe": recipes(frame),
         "convention": "FLOPs are contraction + mixing, training = 3 x forward",
         "interval": "intervals are 95 % t-intervals over seeds, from 3 seeds on",
         "runs": outcome(frame),
     }
 
 
+def set_ups(frame: pd.DataFrame) -> pd.Series:
+    """The recipes, their learning rates left out."""
+    return frame["recipe"].str.replace(r", lr=[^,]+", "", regex=True)
+
+
+def recipes(frame: pd.DataFrame) -> str:
+    """The training recipe in words: nothing where it is the lab's for all, and where there are several whose each is."""
+    architectures = frame.groupby("recipe")["architecture"].unique()
+    if len(architectures) == 1:
+        only = architectures.index[0]
+        return f"recipe {only}" if only not in ("", USUAL) else ""
+    return "recipes " + "; ".join(f"{name or 'not recorded'} ({several(sorted(those))})" for name, those in architectures.items())
+
+
 def caption(frame: pd.DataFrame, shown: str, interval: bool = True) -> str:
     """What a figure shows, then the conditions of the comparison."""
     facts = conditions(frame)
     seeds = facts["seeds"].capitalize() + (f"; {facts['interval']}" if interval else "")
-    return f"{shown} {facts['budget']}; {facts['convention']}. {seeds}. Precision {facts['precision']}. {facts['runs']}."
+    recipe = f" {facts['recipe'].capitalize()}." if facts["recipe"] else ""
+    return f"{shown} {facts['budget']}; {facts['convention']}. {seeds}. Precision {facts['precision']}.{recipe} {facts['runs']}."
 
 
 def outcome(frame: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ from lab.errors import UsageError, within
 
 
 def list_(*, plugin: Names | None = None, json: Flag = False) -> None:
-    """List architectures and tasks.
+    """List architectures, tasks and training recipes.
 
     Parameters
     ----------
@@ -16,7 +16,7 @@ def list_(*, plugin: Names | None = None, json: Flag = False) -> None:
     json
         Print JSON.
     """
-    from lab import plugins
+    from lab import plugins, presets
 
     for file in plugin or []:
         plugins.add_file(file)
@@ -24,6 +24,7 @@ def list_(*, plugin: Names | None = None, json: Flag = False) -> None:
         kind: [{"name": name, "summary": plugins.summary(kind, name)} for name in plugins.names(kind)]
         for kind in ("architectures", "tasks")
     }
+    found["recipes"] = [{"name": name, "summary": presets.preset(name).title} for name in presets.names()]
     if json:
         print_json(found)
         return
@@ -47,12 +48,12 @@ def show(
     plugin: Names | None = None,
     json: Flag = False,
 ) -> None:
-    """Show an architecture or a task: settings with types, defaults and meaning, its cost, its source.
+    """Show an architecture or a task: settings with types, defaults and meaning, its cost, its source; or a training recipe.
 
     Parameters
     ----------
     name
-        Name of an architecture or a task, with settings if wanted.
+        Name of an architecture or a task, with settings if wanted, or of a training recipe.
     dim
         Width at which parameters, FLOPs and state are given.
     depth
@@ -75,10 +76,14 @@ def show(
         ("--number", number, 0, 1 << 31),
     ):  # fmt: skip
         within(flag, value, least, most)
-    from lab import description, plugins
+    from lab import description, plugins, presets
 
     for file in plugin or []:
         plugins.add_file(file)
+    if name in presets.names():
+        recipe = presets.described(name)
+        print_json(recipe) if json else print(presets.render(recipe))
+        return
     if example:
         print(description.example(name, number, out or f"{name.partition(':')[0]}.png"))
         return

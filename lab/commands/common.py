@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,7 +25,57 @@ Flag = Annotated[bool, Parameter(negative="")]
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Setup:
+class Training:
+    """How runs train, and where they are kept.
+
+    Attributes
+    ----------
+    batch
+        Sequences a step; as many as 512 tokens hold where none is given.
+    precision
+        Arithmetic of the forward pass; states and weights stay float32.
+    recipe
+        Training recipe for all architectures: gpt1, gpt2, gpt3, gopher, chinchilla, palm, llama, or shared, the lab's own; with
+        changes as in gpt3:lr=1e-3,schedule=wsd; or a TOML file. None given: what an architecture asks for, else shared.
+    lr
+        Peak learning rate, instead of the recipe's.
+    plugin
+        Python files with an architecture or a task, known by the file's name. Their code is run.
+    results
+        Folder of the runs.
+    tuned
+        Use the lab's process settings (memory that is kept, exact fast products); --untuned leaves processes as they come.
+    yes
+        Begin also what needs more than half of the memory there is.
+    """
+
+    batch: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    recipe: str | None = None
+    lr: float | None = None
+    plugin: Names | None = None
+    results: str = "results"
+    tuned: Annotated[bool, Parameter(negative="--untuned")] = True
+    yes: Flag = False
+
+    def planner(self) -> "Planner":
+        """The planner that these flags describe, for models of the usual shape."""
+        from lab import machine, plugins, presets
+        from lab.planning import Planner
+
+        if not self.tuned:
+            os.environ[machine.UNTUNED] = "1"  # workers inherit it
+        for file in self.plugin or []:
+            plugins.add_file(file)
+        if self.lr is not None and not 0 < self.lr <= 1:
+            raise UsageError(f"--lr {self.lr}: must be above 0 and at most 1")
+        recipe = None if self.recipe is None else presets.read(self.recipe)
+        return Planner(batch=self.batch, precision=self.precision, recipe=recipe, lr=self.lr, yes=self.yes)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Setup(Training):
     """What `run` and `compare` share.
 
     Attributes
@@ -38,50 +88,20 @@ class Setup:
         A width, instead of --size.
     depth
         Layers.
-    batch
-        Sequences a step; as many as 512 tokens hold where none is given.
-    precision
-        Arithmetic of the forward pass; states and weights stay float32.
-    lr
-        Peak learning rate.
-    plugin
-        Python files with an architecture or a task, known by the file's name. Their code is run.
-    results
-        Folder of the runs.
-    tuned
-        Use the lab's process settings (memory that is kept, exact fast products); --untuned leaves processes as they come.
-    yes
-        Begin also what needs more than half of the memory there is.
     """
 
     size: str = "100k"
     match: Literal["params", "flops"] = "params"
     dim: int | None = None
     depth: int = 2
-    batch: int | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
-    lr: float | None = None
-    plugin: Names | None = None
-    results: str = "results"
-    tuned: Annotated[bool, Parameter(negative="--untuned")] = True
-    yes: Flag = False
 
     def planner(self) -> "Planner":
         """The planner that these flags describe."""
-        from lab import machine, plugins
         from lab.budget import parse_amount
-        from lab.planning import Planner, Shape
-        from lab.recipe import Recipe
+        from lab.planning import Shape
 
-        if not self.tuned:
-            os.environ[machine.UNTUNED] = "1"  # workers inherit it
-        for file in self.plugin or []:
-            plugins.add_file(file)
-        if self.lr is not None and not 0 < self.lr <= 1:
-            raise UsageError(f"--lr {self.lr}: must be above 0 and at most 1")
         shape = Shape(self.depth, self.dim, self.match, parse_amount(self.size, "--size"))
-        recipe = Recipe() if self.lr is None else Recipe(lr=self.lr)
-        return Planner(shape, self.batch, self.precision, recipe, self.yes)
+        return replace(super().planner(), shape=shape)
 
 
 USUAL = Setup()
@@ -93,8 +113,9 @@ def present(frame: "DataFrame", results: str, out: str) -> None:
 
     curves = analysis.curves(results)
     folder = Path(out)
-    print(analysis.render(frame))
-    path = analysis.write_report(frame, curves.loc[curves["id"].isin(frame["id"])], folder, command())
+    curves = curves.loc[curves["id"].isin(frame["id"])]
+    print(analysis.render(frame, curves))
+    path = analysis.write_report(frame, curves, folder, command())
     print(f"report:  {path}\nfigures: {folder / 'figures'}")
     print("next:    lab compare with --budget raised, or with --architectures ... my_arch --plugin my_arch.py")
 

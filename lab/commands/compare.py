@@ -15,6 +15,7 @@ def compare(
     seeds: int = 3,
     workers: int | None = None,
     study: str = "default",
+    tune: int | None = None,
     setup: Setup = USUAL,
     leak_gate: Annotated[bool, Parameter(negative="--no-leak-gate")] = True,
     out: str | None = None,
@@ -36,6 +37,8 @@ def compare(
         Runs side by side, one thread each; as many as there are cores where none is given.
     study
         Where what is not given comes from: a study of the lab by name (default, mad), or a TOML file of your own.
+    tune
+        Try so many learning rates first for each architecture, task and budget; together they cost one run more.
     leak_gate
         Refuse a backbone that sees the future of a causal task; --no-leak-gate trains it, and records and reports say so.
     out
@@ -62,6 +65,7 @@ def compare(
         plugin_files=setup.plugin or [],
         started=STARTED,
         leak_gate=leak_gate,
+        trials=tune,
     )
     if json:
         print_json(frame)

@@ -3,7 +3,7 @@
 They are counted in `forward` at several lengths and batch sizes, with and without causality. They grow in proportion to
 the batch, but for what its sequences are declared to share, so that the cost of a sequence is well defined; and what is
 declared of every kind, like what is counted, grows by the same amount with every layer, or with every turn of layers of several
-kinds.
+kinds. A declared minimum is no more than what is declared. Every operator, backward ones too, is known to the counter.
 """
 
 import math
@@ -29,6 +29,7 @@ def holds(subject: Subject) -> str:
         if subject.longest > 61:
             _declared_is_counted(subject, deep[0], 1, min(LONG - 1, subject.longest), causal)
         length = subject.lengths(33)[0]
+        _backward_is_known(subject, deep[0], length)
         costs = [_declared(subject, model, length) for model in deep]
         counts = [_counted(subject, model, 1, length).contraction for model in deep]
         for kind in KINDS:
@@ -60,10 +61,13 @@ def _declared_is_counted(subject: Subject, model: Backbone, batch: int, length: 
 def _declared(subject: Subject, model: Backbone, length: int) -> Flops:
     subject.doing = f"flops({length})"
     cost = model.flops(length)
-    for part, which in ((cost, ""), (_shared(cost), "shared.")):
+    least = cost.least
+    for part, which in ((cost, ""), (_shared(cost), "shared."), (least, "minimum."), (_shared(least), "minimum.shared.")):
         for kind, value in part.kinds.items():
             if type(value) is not int or value < 0:
                 raise Broken(f"flops({length}).{which}{kind} is {value!r}, not a non-negative int")
+    if least.batch(1).headline > cost.batch(1).headline:
+        raise Broken(f"flops({length}).minimum is {least.batch(1).headline}, more than the {cost.batch(1).headline} declared")
     return cost
 
 
@@ -75,9 +79,20 @@ def _counted(subject: Subject, model: Backbone, batch: int, length: int) -> Coun
     x = noise(batch, length, subject.dim)
     with torch.no_grad(), Counter() as counter:
         subject.read(model, x)
-    if counter.unknown:
-        raise Broken(f"operators that lab/counter.py cannot count: {', '.join(sorted(counter.unknown))}")
+    _known(counter, "forward")
     return counter
+
+
+def _backward_is_known(subject: Subject, model: Backbone, length: int) -> None:
+    subject.doing = f"backward of length {length}"
+    with Counter() as counter:
+        subject.read(model, noise(2, length, subject.dim)).sum().backward()
+    _known(counter, "backward")
+
+
+def _known(counter: Counter, where: str) -> None:
+    if counter.unknown:
+        raise Broken(f"operators in {where} that lab/counter.py cannot count: {', '.join(sorted(counter.unknown))}")
 
 
 def _linear_in_depth(what: str, depths: Sequence[int], costs: Sequence[int]) -> None:
