@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from cyclopts import App, CycloptsError
 
-from lab.commands import bench, catalogue, compare, draw, flops, frontier, trust
+from lab.commands import bench, catalogue, compare, draw, flops, frontier, probe, study, trust
 from lab.commands.common import command
 from lab.errors import UsageError
 
@@ -20,12 +20,13 @@ app = App(
     version_flags=["--version"],
 )
 for each in (
-    compare.compare, compare.run, frontier.frontier, catalogue.prepare, catalogue.show, catalogue.new_architecture,
+    compare.compare, compare.run, frontier.frontier, study.study, catalogue.prepare, catalogue.show, catalogue.new_architecture,
     trust.check, trust.verify, trust.doctor, draw.plot, draw.report, flops.flops,
 ):  # fmt: skip
     app.command(each)
 app.command(catalogue.list_, name="list")
 app.command(bench.bench)
+app.command(probe.probe)
 
 
 def main(argv: list[str] | None = None) -> NoReturn:

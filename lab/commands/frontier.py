@@ -59,13 +59,16 @@ def frontier(
         Print frontiers and multipliers as JSON.
     """
     from lab import frontier as frontiers
+    from lab import plugins
     from lab.budget import parse_budgets
     from lab.sweep import Grid
 
+    planner = training.planner()
+    names = [plugins.canonical("architectures", *plugins.parse("architectures", text)) for text in architectures]
+    setups = {name: frontiers.Setup(name, planner) for name in names}
     found = frontiers.carry_out(
-        architectures, task, Grid(parse_budgets(budgets), sizes, seeds),
-        planner=training.planner(), depth=depth, trials=tune, results=training.results, workers=workers,
-        plugin_files=training.plugin or [], leak_gate=leak_gate, plan_only=plan, started=STARTED,
+        setups, task, Grid(parse_budgets(budgets), sizes, seeds), depth=depth, trials=tune, results=training.results,
+        workers=workers, plugin_files=training.plugin or [], leak_gate=leak_gate, plan_only=plan, started=STARTED,
     )  # fmt: skip
     if plan:
         return 0
