@@ -10,6 +10,7 @@ piece costs what it adds to the cost of all before it.
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
@@ -49,8 +50,8 @@ def piece(task: Task, split: Split, index: int, size: int, seed: int) -> Batch:
     time, number = divmod(index, pieces)
     room = len(text) - 1 - pieces * task.length * size
     start = int(random(split, time, seed).integers(0, room + 1)) if split == "train" else 0
-    starts = start + (torch.arange(size) * pieces + number) * task.length
-    window = torch.from_numpy(text)[starts[:, None] + torch.arange(task.length + 1)].long()
+    starts = start + (np.arange(size) * pieces + number) * task.length
+    window = torch.from_numpy(text[starts[:, None] + np.arange(task.length + 1)].astype(np.int64))
     return Batch(window[:, :-1], window[:, 1:], begins=not number)
 
 

@@ -113,6 +113,15 @@ def test_rows_go_on_where_they_ended_and_begin_anew_together():
     assert int(carried.piece(task, "test", 0, 4, 9).inputs[0, 0]) == 0
 
 
+def test_text_is_one_sequence(tmp_path):
+    (tmp_path / "text.txt").write_bytes(b"".join(b"line %d of the text\n" % i for i in range(2000)))
+    task = build_task("text", {"path": str(tmp_path / "text.txt"), "length": 16})
+    first, second = (carried.piece(task, "test", index, 4, 0) for index in (0, 1))
+    whole = torch.cat([first.inputs, second.inputs, second.targets[:, -1:]], 1)
+    for row in whole:
+        assert bytes(row.tolist()) in bytes(task.sequence("test"))
+
+
 @pytest.mark.parametrize("architecture", ["lstm", "linear_rnn", "linear_rnn:gate=rglru", "transformer:attention=window,window=5"])
 def test_training_is_a_loop_with_the_state_detached(tmp_path, architecture):
     """Weights and losses bit for bit, from a loop written by hand, over the end of the text."""

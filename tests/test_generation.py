@@ -41,7 +41,6 @@ def stored(root, architecture, task):
         "linear_rnn",
         "lstm",
         "rwkv",
-        "mamba",
         "s4",
         "transformer",
         "transformer:preset=gpt2",
