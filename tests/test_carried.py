@@ -68,7 +68,7 @@ def test_a_spec_from_before_there_were_parts_and_carried_states_keeps_its_id():
     assert replace(old, schema=2).id != old.id
 
 
-@pytest.mark.parametrize("task", ["flip_flop:length=32", "delay:length=32"])
+@pytest.mark.parametrize("task", ["flip_flop:length=32", "adding:length=32"])
 @pytest.mark.parametrize("parts", [2, 4])
 def test_a_batch_in_parts_is_the_batch(tmp_path, monkeypatch, task, parts):
     """Losses, and gradients before they are clipped; rows of flip_flop are asked different numbers of times."""

@@ -40,7 +40,6 @@ def stored(root, architecture, task):
     [
         "linear_rnn",
         "lstm",
-        "rwkv",
         "s4",
         "transformer",
         "transformer:preset=gpt2",
