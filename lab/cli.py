@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from cyclopts import App, CycloptsError
 
-from lab.commands import bench, catalogue, compare, draw, flops, frontier, probe, study, trust
+from lab.commands import bench, catalogue, compare, draw, flops, frontier, generate, probe, study, trust
 from lab.commands.common import command
 from lab.errors import UsageError
 
@@ -21,7 +21,7 @@ app = App(
 )
 for each in (
     compare.compare, compare.run, frontier.frontier, study.study, catalogue.prepare, catalogue.show, catalogue.new_architecture,
-    trust.check, trust.verify, trust.doctor, draw.plot, draw.report, flops.flops,
+    trust.check, trust.verify, trust.doctor, draw.plot, draw.report, flops.flops, generate.generate,
 ):  # fmt: skip
     app.command(each)
 app.command(catalogue.list_, name="list")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from architectures.backbone import Backbone, Flops
+from architectures.backbone import Backbone, Flops, State
 from architectures.ops.positions import sinusoids
 from architectures.stack import Residual
 from lab import plugins
@@ -65,6 +65,13 @@ class Model(nn.Module):
         elif positions is not None:
             y = y.gather(1, positions[:, :, None].expand(-1, -1, y.shape[-1]))
         return self.head(y)
+
+    def stream(
+        self, inputs: Shaped[Tensor, "size length *dim"], state: State
+    ) -> tuple[Float[Tensor, "size length outputs"], State]:
+        """Predictions at every position of what goes on after `state` of the backbone, and the state after it."""
+        y, state = self.backbone.stream(self.read(inputs), state)
+        return self.head(y), state
 
     def halves(self, inputs: Shaped[Tensor, "size length *dim"]) -> Shaped[Tensor, "rows positions *dim"]:
         """What the backbone reads as a row: a sequence, or with two towers each half of it."""

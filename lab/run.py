@@ -31,7 +31,9 @@ class Spec:
 
     architecture, task: as canonical strings (`transformer:preset=gpt2`); settings, task_settings: every setting, resolved.
     code: hashes of the two plug-ins' code. data: hash of the task's real data. budget: training FLOPs.
-    batch: sequences a step. recipe: the fields of `lab.recipe.Recipe`.
+    batch: sequences a step. recipe: the fields of `lab.recipe.Recipe`. accumulate: equal parts of the batch that are read one
+    after the other. carry_state: each row goes on where it ended a step before. Fields with a default came after runs were
+    kept; at that default they are no part of the id, so that those runs keep theirs.
     """
 
     architecture: str
@@ -47,12 +49,16 @@ class Spec:
     seed: int
     precision: Literal["float32", "bfloat16"]
     recipe: dict[str, Any]
+    accumulate: int = 1
+    carry_state: bool = False
     schema: int = SCHEMA
 
     @property
     def id(self) -> str:
         """The first 16 hex digits of the SHA-256 of the canonical JSON."""
-        return hashlib.sha256(canonical_json(dataclasses.asdict(self)).encode()).hexdigest()[:16]
+        usual = {field.name: field.default for field in dataclasses.fields(self) if field.name != "schema"}
+        told = {name: value for name, value in dataclasses.asdict(self).items() if value != usual.get(name, dataclasses.MISSING)}
+        return hashlib.sha256(canonical_json(told).encode()).hexdigest()[:16]
 
     @property
     def names(self) -> tuple[str, str]:

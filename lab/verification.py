@@ -19,7 +19,7 @@ from lab.errors import UsageError
 from lab.model import Model, build, build_task, count_parameters, state_size
 from lab.recipe import Recipe
 from lab.run import SCHEMA, LeakGate, Spec, Status, Store
-from lab.training import flops_by_kind, plan_steps
+from lab.training import flops_by_kind, plan_steps, sequence_cost
 from tasks.task import Task
 
 BELOW_ONE = ("accuracy", "exact")
@@ -196,7 +196,7 @@ def _rebuilt(record: dict[str, Any], spec: Spec) -> tuple[list[str], str]:
 
 def _compared(record: dict[str, Any], spec: Spec, task: Task, model: Model) -> list[str]:
     planned, per_step = plan_steps(model, task, spec)
-    cost, steps = model.flops(task.length, task.answers).batch(spec.batch), record["steps"]
+    cost, steps = sequence_cost(model, task, spec).batch(spec.batch), record["steps"]
     expected = {
         "planned_steps": planned,
         "flops": per_step * steps,

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 _APART_AS_COLUMNS = ("budget", "precision", "data")
-_APART_AS_ROWS = ("dim", "depth", "batch", "set-up", "lr", "settings", "code")
-_SHORT = {"dim": "d", "depth": "x", "batch": "batch ", "lr": "lr "}
+_APART_AS_ROWS = ("dim", "depth", "batch", "accumulate", "carry_state", "set-up", "lr", "settings", "code")
+_SHORT = {"dim": "d", "depth": "x", "batch": "batch ", "accumulate": "accumulate ", "lr": "lr "}
 USUAL = "lab"
 """The recipe that need not be named."""
 METRICS = {"exact": "share all right", "bits_per_byte": "bits per byte"}
@@ -62,6 +62,8 @@ def _word(name: str, values: pd.Series) -> Any:
     if name in ("settings", "code"):  # long: numbered in the order of their text
         order = {value: index for index, value in enumerate(sorted(set(values)), 1)}
         return lambda value: f"{name} {order.get(value, 0)}"
+    if name == "carry_state":
+        return lambda value: "state carried" if value else "state fresh"
     if name == "data":
         return lambda value: f"data {value[:6]}" if value else "no data"
     return lambda value: f"{_SHORT.get(name, '')}{value:g}" if isinstance(value, (int, float)) else str(value)

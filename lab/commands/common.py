@@ -32,6 +32,10 @@ class Training:
     ----------
     batch
         Sequences a step; as many as 512 tokens hold where none is given.
+    accumulate
+        Equal parts that the batch of a step is read in, one after the other, to need less memory.
+    carry_state
+        Train on consecutive pieces of one long text, each row going on with the state it ended with a step before.
     precision
         Arithmetic of the forward pass; states and weights stay float32.
     recipe
@@ -48,6 +52,8 @@ class Training:
     """
 
     batch: int | None = None
+    accumulate: int = 1
+    carry_state: Flag = False
     precision: Literal["float32", "bfloat16"] = "float32"
     recipe: str | None = None
     lr: float | None = None
@@ -67,7 +73,10 @@ class Training:
         if self.lr is not None and not 0 < self.lr <= 1:
             raise UsageError(f"--lr {self.lr}: must be above 0 and at most 1")
         recipe = None if self.recipe is None else presets.read(self.recipe)
-        return Planner(batch=self.batch, precision=self.precision, recipe=recipe, lr=self.lr)
+        return Planner(
+            batch=self.batch, precision=self.precision, recipe=recipe, lr=self.lr,
+            accumulate=self.accumulate, carry_state=self.carry_state,
+        )  # fmt: skip
 
 
 @Parameter(name="*")

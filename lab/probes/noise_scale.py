@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lab.probes.loading import load
 from lab.run import Store
+from lab.stored import load
 from lab.training import sequence_maps, with_auxiliary
 
 SHARE = 0.5
