@@ -1,6 +1,7 @@
 """Scores of a model on a held-out split, whole and by slice."""
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 
 import torch
 from torchmetrics import MeanMetric, Metric
@@ -16,24 +17,32 @@ FEWEST_HARDER = 16
 
 
 def evaluate(model: Model, task: Task, split: Split, *, precision: str, slices: bool = False) -> dict[str, float]:
-    """`loss` in nats, the task's metrics, and with `slices` its metric in every bucket as `metric[slice=lower-upper]`.
+    """`scores_on` a whole split: the same examples for every model and seed, those of data seed 0."""
+    return scores_on(model, task, held_out(task, split, task.held_out), precision=precision, slices=slices)
 
-    The examples are the same for every model and seed: those of data seed 0.
+
+def held_out(task: Task, split: Split, examples: int) -> Iterator[Batch]:
+    """The first examples of a held-out split."""
+    size = _batch(task)
+    for index in range(-(-examples // size)):
+        yield task.batch(split, index, min(size, examples - index * size), 0)
+
+
+def scores_on(model: Model, task: Task, batches: Iterable[Batch], *, precision: str, slices: bool = False) -> dict[str, float]:
+    """`loss` in nats, the task's metrics, and with `slices` its metric in every bucket as `metric[slice=lower-upper]`.
 
     Raises:
         LengthError: the architecture cannot read sequences this long.
     """
     device = next(model.parameters()).device
-    size = _batch(task)
     metrics: dict[str, Metric] = {name: task.new_metric(name).to(device) for name in (task.metric, *task.also)}
     sliced: dict[str, Metric] = defaultdict(lambda: task.new_metric().to(device))
     loss = MeanMetric().to(device)
     training = model.training
     model.eval()
     bfloat16 = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    with torch.inference_mode(), bfloat16:
-        for index in range(-(-task.held_out // size)):
-            batch = task.batch(split, index, min(size, task.held_out - index * size), 0).to(device)
+    with torch.no_grad(), bfloat16:  # not inference_mode: a table that a backbone makes here must serve in training
+        for batch in (each.to(device) for each in batches):
             predictions, targets = _predictions(model, task, batch).float(), batch.targets
             asked = torch.ones_like(targets[..., 0], dtype=torch.bool) if task.real else targets != UNASKED
             loss.update(task.loss(predictions, targets), int(asked.sum()))
@@ -63,7 +72,7 @@ def evaluate_all(model: Model, task: Task, *, precision: str) -> tuple[dict[str,
         "validation": evaluate(model, task, "validation", precision=precision),
         "test": evaluate(model, task, "test", precision=precision, slices=True),
     }
-    refused, flops = {}, 2 * _cost(model, task)
+    refused, flops = {}, 2 * cost(model, task, task.held_out)
     for name, harder in task.harder().items():
         if harder.held_out == type(harder).held_out:
             harder.held_out = max(1, min(task.held_out // 4, max(FEWEST_HARDER, HARDER_TOKENS // harder.length)))
@@ -73,7 +82,7 @@ def evaluate_all(model: Model, task: Task, *, precision: str) -> tuple[dict[str,
             refused[name] = str(error)
             continue
         scores["test"] |= {f"{score}@{name}": value for score, value in found.items() if score != "loss"}
-        flops += _cost(model, harder)
+        flops += cost(model, harder, harder.held_out)
     return scores, refused, flops
 
 
@@ -95,10 +104,10 @@ def _batch(task: Task) -> int:
     return max(1, min(LARGEST_BATCH, TOKENS // task.length, task.held_out))
 
 
-def _cost(model: Model, task: Task) -> int:
-    """Forward FLOPs of one pass over a held-out split."""
-    size = _batch(task)
-    return model.flops(task.length, task.answers).batch(size).headline * task.held_out // size
+def cost(model: Model, task: Task, examples: int) -> int:
+    """Forward FLOPs of scores on so many examples of a held-out split."""
+    size = min(_batch(task), examples)
+    return model.flops(task.length, task.answers).batch(size).headline * examples // size
 
 
 def _bucket(metric: str, name: str, lower: int, upper: int | None) -> str:

@@ -26,6 +26,7 @@ from lab.budget import TRAIN_OVER_FORWARD, optimizer_flops, step_flops, steps_fo
 from lab.checkpoint import DurableIO, random_states, restore_random_states
 from lab.evaluation import evaluate_all
 from lab.gate import Leak, gate
+from lab.interim import Interim
 from lab.model import Model, build, build_task, count_parameters, real_shapes, state_size
 from lab.recipe import Recipe
 from lab.run import Run, Spec, Store, write_durably
@@ -111,9 +112,17 @@ class Recorder(L.Callback):
     """Writes the curve and the checkpoints, reports progress, stops when asked."""
 
     def __init__(
-        self, folder: Path, batches: Batches, per_step: dict[str, int], progress: Progress, stop: Callable[[], bool]
+        self,
+        folder: Path,
+        batches: Batches,
+        per_step: dict[str, int],
+        every: int,
+        interim: Interim,
+        progress: Progress,
+        stop: Callable[[], bool],
     ) -> None:
         self.folder, self.batches, self.per_step, self.progress, self.stop = folder, batches, per_step, progress, stop
+        self.every, self.interim = every, interim
         self.next, self.seconds, self.summed, self.counted = 0, 0.0, 0.0, 0
         self.random: dict[str, Any] | None = None
 
@@ -127,7 +136,6 @@ class Recorder(L.Callback):
         self.next = self.batches.start = state_dict["next"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.every = max(1, trainer.max_steps // CURVE_ROWS)
         path = self.folder / "curve.jsonl"
         rows = path.read_text("utf-8").splitlines() if path.exists() and self.next else []
         write_durably(path, "".join(f"{row}\n" for row in rows if _step_of(row) <= self.next).encode())
@@ -145,17 +153,20 @@ class Recorder(L.Callback):
         self.next += 1
         self.summed, self.counted = self.summed + pl_module.loss, self.counted + 1
         if self.next % self.every == 0 or self.next == trainer.max_steps:
-            self._row(trainer.max_steps)
+            self._row(trainer.max_steps, pl_module.model)
         if now - self.saved > CHECKPOINT_SECONDS or self.stop():
             save(trainer, self.folder)
             self.clock = self.saved = time.monotonic()
             if self.stop():
                 raise Interrupted
 
-    def _row(self, steps: int) -> None:
+    def _row(self, steps: int, model: Model) -> None:
         loss = self.summed / self.counted
         amounts = {name: amount * self.next for name, amount in self.per_step.items()}
         row = {"step": self.next, **amounts, "seconds": round(self.seconds, 4), "loss": loss}
+        if self.next in self.interim.steps:
+            row["score"] = self.interim.score(model)
+            self.clock = time.monotonic()
         with open(self.folder / "curve.jsonl", "a", encoding="utf-8") as curve:
             curve.write(json.dumps(row) + "\n")
         self.summed, self.counted = 0.0, 0
@@ -221,7 +232,10 @@ def train(
     write_durably(folder / "spec.json", json.dumps(asdict(spec), indent=1).encode())
 
     batches = Batches(task, spec.batch, spec.seed)
-    recorder = Recorder(folder, batches, {"tokens": spec.batch * task.length, "flops": per_step}, progress, stop)
+    every = max(1, steps // CURVE_ROWS)
+    interim = Interim(model, task, precision=spec.precision, steps=steps, every=every, per_step=per_step)
+    amounts = {"tokens": spec.batch * task.length, "flops": per_step}
+    recorder = Recorder(folder, batches, amounts, every, interim, progress, stop)
     machine.reset_peak_memory()
     reason = _fit(Learner(model, task, recipe, steps), recorder, batches, folder, steps, spec.precision)
 
@@ -243,7 +257,7 @@ def train(
         flops_by_kind={kind: TRAIN_OVER_FORWARD * value * taken for kind, value in cost.kinds.items()},
         minimum_flops=TRAIN_OVER_FORWARD * cost.least.headline * taken,
         optimizer_flops=taken * optimizer_flops("adamw", real_shapes(model)),
-        evaluation_flops=evaluation_flops,
+        evaluation_flops=evaluation_flops + interim.spent(taken),
         flops_per_token=cost.headline / (spec.batch * task.length),
         parameters=count_parameters(model),
         parameters_by_part=model.parameters_by_part,

@@ -142,19 +142,21 @@ def _curve(file: Path, record: dict[str, Any], spec: Spec) -> list[str]:
     for number, line in enumerate(file.read_text("utf-8").splitlines() if file.exists() else (), 1):
         try:
             row = json.loads(line)
-            rows.append([row[name] for name in ("step", "tokens", "flops", "seconds", "loss")])
+            rows.append([*(row[name] for name in ("step", "tokens", "flops", "seconds", "loss")), row.get("score", 0.0)])
         except (ValueError, KeyError, TypeError):
             return [f"curve.jsonl, line {number} cannot be read"]
-    faults, before = [], [0, 0, 0, 0.0, 0.0]
+    faults, before = [], [0, 0, 0, 0.0, 0.0, 0.0]
     per_step = record["flops"] // record["steps"] if record["steps"] else 0
     for number, row in enumerate(rows, 1):
-        step, tokens, flops, seconds, loss = row
+        step, tokens, flops, seconds, loss, score = row
         if not (step > before[0] and tokens > before[1] and flops > before[2] and seconds >= before[3]):
             faults.append(f"curve.jsonl, line {number}: step, tokens, flops or seconds do not rise")
         elif record["steps"] and (flops != step * per_step or tokens * record["steps"] != step * record["tokens"]):
             faults.append(f"curve.jsonl, line {number}: tokens or flops are not those of step {step}")
         if not (isinstance(loss, float) and math.isfinite(loss)):
             faults.append(f"curve.jsonl, line {number}: loss is {loss}")
+        if not 0 <= score <= 1:
+            faults.append(f"curve.jsonl, line {number}: score is {score}")
         before = row
     if record["status"] == "done" and (not rows or rows[-1][0] != record["steps"]):
         faults.append(f"curve.jsonl ends at step {before[0]}, the run at step {record['steps']}")

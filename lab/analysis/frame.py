@@ -23,7 +23,7 @@ LEDGER = (
     "params_embedding", "params_head", "flops_contraction", "flops_mixing", "flops_pointwise", "flops_minimum", "flops_optimizer",
 )  # fmt: skip
 """What `restate` reads; missing where a record is older."""
-CURVE_COLUMNS = ("id", "architecture", "task", "budget", "seed", "step", "tokens", "flops", "seconds", "loss")
+CURVE_COLUMNS = ("id", "architecture", "task", "budget", "seed", "step", "tokens", "flops", "seconds", "loss", "score")
 _FROM_SPEC = ("architecture", "task", "dim", "depth", "seed", "precision", "batch")
 _FROM_RECORD = (
     "flops",
@@ -71,7 +71,8 @@ def results(path: str | Path = "results") -> pd.DataFrame:
 def curves(path: str | Path = "results") -> pd.DataFrame:
     """A row for every point of every training curve, of runs that ended and runs under way.
 
-    loss: mean in nats since the point before; tokens, flops (training) and seconds: so far. A line that was cut off is left out.
+    loss: mean in nats since the point before; tokens, flops (training) and seconds: so far. score: by the task's metric, on a
+    small part of the validation split, at the points that have one. A line that was cut off is left out.
     """
     heads, counts, points = [], [], []
     for folder in _folders(path):
@@ -86,7 +87,7 @@ def curves(path: str | Path = "results") -> pd.DataFrame:
         points.extend(mine)
     head = pd.DataFrame(heads, columns=list(CURVE_COLUMNS[:5]))
     head = head.loc[head.index.repeat(counts)].reset_index(drop=True)
-    body = pd.DataFrame(points, columns=list(CURVE_COLUMNS[5:])).astype({"loss": "float64"})
+    body = pd.DataFrame(points, columns=list(CURVE_COLUMNS[5:])).astype({"loss": "float64", "score": "float64"})
     return pd.concat([head, body], axis=1)
 
 
@@ -98,14 +99,15 @@ def _folders(path: str | Path) -> list[str]:
 
 
 def _points(content: bytes) -> list[list[Any]]:
-    """The whole lines of a curve, each as step, tokens, flops, seconds, loss."""
+    """The whole lines of a curve, each as step, tokens, flops, seconds, loss, score."""
     lines = content.decode("utf-8", "replace").splitlines()
     try:
         rows = json.loads(f"[{','.join(lines)}]")  # many times faster than line by line
     except ValueError:
         rows = [row for line in lines if (row := _parsed(line)) is not None]
-    names = CURVE_COLUMNS[5:]
-    return [[row[name] for name in names] for row in rows if isinstance(row, dict) and row.keys() >= set(names)]
+    names = CURVE_COLUMNS[5:-1]
+    whole = [row for row in rows if isinstance(row, dict) and row.keys() >= set(names)]
+    return [[*(row[name] for name in names), row.get("score")] for row in whole]
 
 
 def _parsed(line: str) -> Any:

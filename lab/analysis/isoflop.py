@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import chdtrc, stdtr
 
-from lab.analysis.statistics import LEVEL
+from lab.analysis.statistics import LEVEL, Reading
 
 WINDOW = np.log(4)
 """The parabola sees sizes this near the best one, in ln params: within it the loss at the vertex is off by less than 0.5 % of
@@ -47,30 +47,6 @@ TURNS = 3
 _PURE = 6  # degrees of freedom from which on the noise is taken from seeds alone
 
 Method = Literal["quadratic", "akima"]
-
-
-class Reading(float):
-    """A number with its 95 % interval: `low` to `high`, in a curve also the simultaneous `band_low` to `band_high`; or NaN, with
-    the `reason` why there is none.
-    """
-
-    low: float
-    high: float
-    band_low: float
-    band_high: float
-    reason: str
-
-    def __new__(cls, value: float = np.nan, interval: Any = (np.nan, np.nan), band: Any = None, reason: str = ""):
-        self = super().__new__(cls, value)
-        self.low, self.high = (float(end) for end in interval)
-        self.band_low, self.band_high = (float(end) for end in (interval if band is None else band))
-        self.reason = reason
-        return self
-
-    def __repr__(self) -> str:
-        return f"none: {self.reason}" if np.isnan(self) else f"{float(self):.4g} [{self.low:.4g}, {self.high:.4g}]"
-
-    __str__ = __repr__
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,14 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from lab.analysis.aggregate import aggregate_verdict, aggregates
 from lab.analysis.canvas import Chart, image, write
 from lab.analysis.labels import columns_of, conditions, environments, labelled, measure, quantity, several, span
 from lab.analysis.plots import quality_against_flops, quality_by_task
+from lab.analysis.solving import solve_table
 from lab.analysis.speed import by_length, speed_by_task, throughput_against_length
 from lab.analysis.statistics import baselines, leaders, pairs, references, summary
-from lab.analysis.text import cell, score
+from lab.analysis.text import aggregate_cells, cell, probability, score, solve_cells
 from lab.analysis.variants import accuracy_by_slice, quality_beyond_training
 from lab.analysis.verdicts import verdicts
 
@@ -68,7 +70,7 @@ def write_report(frame: pd.DataFrame, curves: pd.DataFrame, folder: str | Path, 
     if frame.empty:
         raise ValueError("a report needs at least one run")
     frame, folder = labelled(frame), Path(folder)
-    charts = _charts(frame, curves)
+    charts, solved = _charts(frame, curves), solve_table(frame, curves)
     for name, chart in charts.items():
         write(chart, chart.data, folder / "figures", name, chart.caption)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -79,6 +81,8 @@ def write_report(frame: pd.DataFrame, curves: pd.DataFrame, folder: str | Path, 
         verdicts=verdicts(frame),
         conditions=conditions(frame),
         scores=_scores(frame),
+        together=_together(frame),
+        solving=[(row["column"], row["row"], *solve_cells(row), row["verdict"] or "-") for _, row in solved.iterrows()],
         pictures=[_picture(name, chart) for name, chart in charts.items()],
         setups=_setups(frame),
         pairs=_pairs(frame),
@@ -160,6 +164,19 @@ def _scores(frame: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def _together(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """All tasks scored by right answers together: for each budget a verdict and rows of texts."""
+    return [
+        {
+            "verdict": aggregate_verdict(part),
+            "tasks": part["tasks"].iloc[0],
+            "budget": quantity(budget),
+            "rows": [(row["row"], *aggregate_cells(row)) for _, row in part.iterrows()],
+        }
+        for budget, part in aggregates(frame).groupby("budget")
+    ]
+
+
 def _setups(frame: pd.DataFrame) -> dict[str, Any]:
     """What every architecture was on every task, seeds together: texts and numbers to sort by."""
     heads = [
@@ -205,7 +222,7 @@ def _pairs(frame: pd.DataFrame) -> list[dict[str, Any]]:
         f"{d:+.3f} ± {h:.3f}" if h == h else f"{d:+.3f}" if d == d else "-"
         for d, h in zip(tested["difference"], tested["half_width"], strict=True)
     ]
-    tested["p_shown"] = ["-" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" for p in tested["p_holm"]]
+    tested["p_shown"] = [probability(p) for p in tested["p_holm"]]
     return tested.to_dict("records")
 
 

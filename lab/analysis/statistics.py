@@ -10,6 +10,7 @@ score have no part in a mean; they are counted beside it.
 # pyright: reportGeneralTypeIssues=false
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,30 @@ from lab.analysis.labels import columns_of, family, labelled
 FEWEST = 3
 """Seeds from which on an interval is given."""
 LEVEL = 0.95
+
+
+class Reading(float):
+    """A number with its 95 % interval: `low` to `high`, in a curve also the simultaneous `band_low` to `band_high`; or NaN, with
+    the `reason` why there is none.
+    """
+
+    low: float
+    high: float
+    band_low: float
+    band_high: float
+    reason: str
+
+    def __new__(cls, value: float = np.nan, interval: Any = (np.nan, np.nan), band: Any = None, reason: str = ""):
+        self = super().__new__(cls, value)
+        self.low, self.high = (float(end) for end in interval)
+        self.band_low, self.band_high = (float(end) for end in (interval if band is None else band))
+        self.reason = reason
+        return self
+
+    def __repr__(self) -> str:
+        return f"none: {self.reason}" if np.isnan(self) else f"{float(self):.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+    __str__ = __repr__
 
 
 def summary(frame: pd.DataFrame, value: str = "score") -> pd.DataFrame:

@@ -12,24 +12,31 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from lab.analysis.aggregate import aggregate_verdict, aggregates
 from lab.analysis.labels import columns_of, conditions, labelled, measure, quantity, several, span
+from lab.analysis.solving import solve_table
 from lab.analysis.statistics import baselines, leaders, summary
 from lab.analysis.verdicts import verdicts
 
 WIDTH = 100
 NAME = 26
 """Names are wrapped to this width."""
+SOLVES = (
+    "A run solves at the first of three evaluations in a row that are 0.9 of the way from chance to 1, on part of the validation "
+    "split. >: runs that did not count to their end. Intervals: Wilson, Greenwood, BCa bootstrap over runs."
+)
 
 
-def render(frame: pd.DataFrame) -> str:
-    """Scores with intervals, an architecture a row and a task a column, baselines below; what each architecture was and cost;
-    the conditions; a verdict for each task.
+def render(frame: pd.DataFrame, curves: pd.DataFrame | None = None) -> str:
+    """Scores with intervals, an architecture a row and a task a column, baselines below; where the curves say so, the compute
+    that solves each task; all tasks together; what each architecture was and cost; the conditions; a verdict for each task.
     """
     if frame.empty:
         return "no runs"
     frame = labelled(frame)
-    parts = [_scores(frame), _costs(frame), _conditions(frame), _sentences(frame)]
-    return "\n\n".join(parts)
+    solving = "" if curves is None else _solving(solve_table(frame, curves))
+    parts = [_scores(frame), _aggregates(aggregates(frame)), solving, _costs(frame), _conditions(frame), _sentences(frame)]
+    return "\n\n".join(filter(None, parts))
 
 
 def score(value: float, half_width: float = float("nan")) -> str:
@@ -78,6 +85,58 @@ def _fitting(columns: list[str]) -> list[list[str]]:
     """The columns in blocks that fit the width."""
     each = max(1, (WIDTH - NAME) // 18)
     return [columns[i : i + each] for i in range(0, len(columns), each)]
+
+
+def _aggregates(table: pd.DataFrame) -> str:
+    """All tasks scored by right answers together, a block a budget."""
+    blocks = []
+    for budget, part in table.groupby("budget"):
+        lines = [[row["row"], *aggregate_cells(row)] for _, row in part.iterrows()]
+        heads = [f"{part['tasks'].iloc[0]} tasks, {quantity(budget)} FLOPs", "interquartile mean\n0 chance, 1 all right",
+                 "P(the first\nis better)", "p, sign flips\nHolm"]  # fmt: skip
+        blocks.append(f"{grid(heads, lines, [])}\n{_wrapped(aggregate_verdict(part) + '.')}")
+    return "\n\n".join(blocks)
+
+
+def aggregate_cells(row: pd.Series) -> list[str]:
+    """A row of `aggregates` in words: interquartile mean, probability that the best improves on it, corrected p."""
+    return [
+        ranged(row["iqm"], row["low"], row["high"]),
+        ranged(row["improvement"], row["improvement_low"], row["improvement_high"]),
+        probability(row["p_holm"]),
+    ]
+
+
+def _solving(table: pd.DataFrame) -> str:
+    """Solve rates and compute to solve, a block a task."""
+    blocks = []
+    for column, part in table.groupby("column", sort=False):
+        lines = [[row["row"], *solve_cells(row)] for _, row in part.iterrows()]
+        heads = [f"{column}: solving", "runs that\nsolve", "FLOPs to solve", "FLOPs over\nthe first's", "p, log-rank\nHolm"]
+        said = [row["verdict"] if "needs" in row["verdict"] else f"{part['row'].iloc[0]} and {row['row']}: {row['verdict']}"
+                for _, row in part.iterrows() if row["verdict"]]  # fmt: skip
+        blocks.append("\n".join([grid(heads, lines, []), *(_wrapped(f"{each}.") for each in said)]))
+    if blocks:
+        blocks.append(_wrapped(SOLVES))
+    return "\n\n".join(blocks)
+
+
+def solve_cells(row: pd.Series) -> list[str]:
+    """A row of `solve_table` in words: solve rate, compute to solve, multiplier of the quickest over it, corrected p."""
+    mean = f"{'' if row['all'] else '> '}{row['flops']:.2g}".replace("e+", "e")
+    spread = f" [{row['flops_low']:.2g}, {row['flops_high']:.2g}]".replace("e+", "e") if row["all"] and row["runs"] > 1 else ""
+    share = f"{row['solved']}/{row['runs']} [{row['low']:.2f}, {row['high']:.2f}]"
+    return [share, (mean + spread) if row["solved"] else "-", row["multiplier"].split(":")[0] or "-", probability(row["p_holm"])]
+
+
+def ranged(value: float, low: float, high: float) -> str:
+    """0.873 [0.851, 0.902], or what there is of it."""
+    return "-" if pd.isna(value) else f"{value:.3f}" if pd.isna(low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def probability(p: float) -> str:
+    """A p-value to three places."""
+    return "-" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _costs(frame: pd.DataFrame) -> str:

@@ -90,8 +90,9 @@ def present(frame: "DataFrame", results: str, out: str) -> None:
 
     curves = analysis.curves(results)
     folder = Path(out)
-    print(analysis.render(frame))
-    path = analysis.write_report(frame, curves.loc[curves["id"].isin(frame["id"])], folder, command())
+    curves = curves.loc[curves["id"].isin(frame["id"])]
+    print(analysis.render(frame, curves))
+    path = analysis.write_report(frame, curves, folder, command())
     print(f"report:  {path}\nfigures: {folder / 'figures'}")
     print("next:    lab compare with --budget raised, or with --architectures ... my_arch --plugin my_arch.py")
 
