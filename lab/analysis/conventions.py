@@ -17,6 +17,8 @@ import pandas as pd
 
 Convention = Literal["headline", "contraction", "all", "minimum", "6nd", "6nd_nonembedding", "palm", "seconds"]
 
+Amount = float | pd.Series
+
 NEEDS: dict[str, tuple[str, ...]] = {
     "headline": ("flops_contraction", "flops_mixing"),
     "contraction": ("flops_contraction",),
@@ -30,12 +32,12 @@ NEEDS: dict[str, tuple[str, ...]] = {
 """Columns that a convention reads."""
 
 
-def six_nd(params: float, tokens: float) -> float:
+def six_nd(params: Amount, tokens: Amount) -> Amount:
     """Training FLOPs of `tokens` tokens by a rule that asks for nothing but parameters."""
     return 6 * params * tokens
 
 
-def palm(params: float, tokens: float, depth: float, dim: float, length: float) -> float:
+def palm(params: Amount, tokens: Amount, depth: Amount, dim: Amount, length: Amount) -> Amount:
     """Training FLOPs by PaLM's formula; `dim` is heads times their width."""
     return (6 * params + 12 * depth * dim * length) * tokens
 
