@@ -22,7 +22,7 @@ from lab.analysis.styles import only, styles
 
 _TICKS = (
     tuple(10.0**k for k in range(-6, 7)), tuple(4.0**k for k in range(-6, 7)), tuple(2.0**k for k in range(-6, 7)),
-    (0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 2.5), tuple(k / 20 for k in range(10, 40)),
+    (0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 2.5), tuple(k / 10 for k in range(5, 20)), tuple(k / 20 for k in range(10, 40)),
 )  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def _curve(sweep: Sweep, name: str, found: Multiplier) -> Chart:
     where = (
         f"Valid for losses {found.interval[1]:.3g} to {found.interval[0]:.3g}, {quantity(found.flops[0])} to "
         f"{quantity(found.flops[1])} FLOPs of {sweep.reference} (shaded); outside it there is no multiplier. "
-        f"Slope: d ln M / d ln FLOPs, {slope(found)}: {found.scaling}. {found.verdict[:1].upper()}{found.verdict[1:]}."
+        f"Slope: d ln M / d ln FLOPs, {slope(found)}: {found.scaling}. Verdict: {found.verdict}."
         if not found.reason
         else f"There is none: {found.reason}."
     )
