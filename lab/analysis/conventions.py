@@ -10,6 +10,10 @@ palm               6 for each parameter that is not merely looked up, and 12 dep
 seconds            no FLOPs: the time that training took where it ran
 """
 
+# what pandas' own hints say of a selection is a union of everything
+# pyright: reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false
+
 from collections.abc import Callable
 from typing import Literal
 
@@ -42,7 +46,7 @@ def palm(params: Amount, tokens: Amount, depth: Amount, dim: Amount, length: Amo
     return (6 * params + 12 * depth * dim * length) * tokens
 
 
-_COUNT: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+_COUNT: dict[str, Callable[[pd.DataFrame], Amount]] = {
     "6nd": lambda f: six_nd(f["params"], f["tokens"]),
     "6nd_nonembedding": lambda f: six_nd(f["params"] - f["params_embedding"] - f["params_head"], f["tokens"]),
     "palm": lambda f: palm(f["params"] - f["params_embedding"], f["tokens"], f["depth"], f["dim"], f["length"]),

@@ -190,7 +190,7 @@ def _together(frame: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _solving(frame: pd.DataFrame, curves: pd.DataFrame) -> list[tuple[str, ...]]:
+def _solving(frame: pd.DataFrame, curves: pd.DataFrame) -> list[tuple[Any, ...]]:
     solved = solve_table(frame, curves)
     return [(row["column"], row["row"], *solve_cells(row), row["verdict"] or "-") for _, row in solved.iterrows()]
 

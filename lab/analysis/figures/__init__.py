@@ -4,6 +4,9 @@ frame, points = results("results"), curves("results")
 for chart in charts(Material(frame, points), "frontier"): write(chart, chart.data, "figures", chart.name, chart.caption)
 """
 
+# what pandas' own hints say of a selection is a union of everything
+# pyright: reportArgumentType=false
+
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,5 +1,6 @@
 """Scores at lengths that were not trained on."""
 
+# what pandas' own hints say of a selection is a union of everything
 # pyright: reportArgumentType=false
 # pyright: reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false

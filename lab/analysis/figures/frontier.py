@@ -1,5 +1,6 @@
 """Loss at the optimal size against what it cost: training FLOPs, and seconds on a machine."""
 
+# what pandas' own hints say of a selection is a union of everything
 # pyright: reportArgumentType=false
 # pyright: reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false

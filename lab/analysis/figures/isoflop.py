@@ -1,9 +1,11 @@
 """What lies below a frontier: loss against size at each budget, and how compute is best shared between size and data."""
 
+# what pandas' own hints say of a selection is a union of everything
 # pyright: reportArgumentType=false
 # pyright: reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false
+# pyright: reportIndexIssue=false
 
 import numpy as np
 import pandas as pd

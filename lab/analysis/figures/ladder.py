@@ -1,6 +1,8 @@
 """From one set-up to another, one change at a time."""
 
+# what pandas' own hints say of a selection is a union of everything
 # pyright: reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false
 
 import textwrap

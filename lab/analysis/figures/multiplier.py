@@ -1,5 +1,6 @@
 """The compute multiplier between two set-ups, as a curve over the loss and under several conventions."""
 
+# what pandas' own hints say of a selection is a union of everything
 # pyright: reportArgumentType=false
 # pyright: reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false
@@ -85,11 +86,8 @@ def ratio_axis(axis, low: float, high: float) -> None:
     low, high = min(low, 1 / 1.1) / 1.05, max(high, 1.1) * 1.05
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.axes.set(**{f"{axis.axis_name}lim": (low, high)})
-    for ticks in _TICKS:
-        inside = [tick for tick in ticks if low <= tick <= high]
-        if len(inside) >= 3:
-            break
-    axis.set_ticks(inside)
+    inside = [[tick for tick in ticks if low <= tick <= high] for ticks in _TICKS]
+    axis.set_ticks(next((ticks for ticks in inside if len(ticks) >= 3), inside[-1]))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(_ratio))
 

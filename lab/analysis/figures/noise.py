@@ -1,5 +1,6 @@
 """What the intervals rest on: the spread between seeds, and how far a fitted loss surface is from the runs."""
 
+# what pandas' own hints say of a selection is a union of everything
 # pyright: reportArgumentType=false
 # pyright: reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false

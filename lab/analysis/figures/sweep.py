@@ -2,8 +2,12 @@
 
 # what pandas' own hints say of a selection is a union of everything
 # pyright: reportArgumentType=false
+# pyright: reportAssignmentType=false
 # pyright: reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false
+# pyright: reportIndexIssue=false
+# pyright: reportOperatorIssue=false
 # pyright: reportReturnType=false
 
 import json

@@ -1,5 +1,6 @@
 """Architectures over many tasks: scores at a glance, performance profiles, and how soon runs solve a task."""
 
+# what pandas' own hints say of a selection is a union of everything
 # pyright: reportArgumentType=false
 # pyright: reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false

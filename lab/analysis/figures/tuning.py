@@ -1,9 +1,12 @@
 """Was every set-up tuned alike: loss against learning rate, and what more tries would still have bought."""
 
+# what pandas' own hints say of a selection is a union of everything
 # pyright: reportArgumentType=false
+# pyright: reportAssignmentType=false
 # pyright: reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false
+# pyright: reportOperatorIssue=false
 
 from math import comb
 
