@@ -19,6 +19,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
+Amount = float | pd.Series
+
 NEEDS: dict[str, tuple[str, ...]] = {
     "headline": ("flops_contraction", "flops_mixing"),
     "contraction": ("flops_contraction",),
@@ -32,17 +34,17 @@ NEEDS: dict[str, tuple[str, ...]] = {
 """Columns that a convention reads."""
 
 
-def six_nd(params: float, tokens: float) -> float:
+def six_nd(params: Amount, tokens: Amount) -> Amount:
     """Training FLOPs of `tokens` tokens by a rule that asks for nothing but parameters."""
     return 6 * params * tokens
 
 
-def palm(params: float, tokens: float, depth: float, dim: float, length: float) -> float:
+def palm(params: Amount, tokens: Amount, depth: Amount, dim: Amount, length: Amount) -> Amount:
     """Training FLOPs by PaLM's formula; `dim` is heads times their width."""
     return (6 * params + 12 * depth * dim * length) * tokens
 
 
-_COUNT: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+_COUNT: dict[str, Callable[[pd.DataFrame], Amount]] = {
     "6nd": lambda f: six_nd(f["params"], f["tokens"]),
     "6nd_nonembedding": lambda f: six_nd(f["params"] - f["params_embedding"] - f["params_head"], f["tokens"]),
     "palm": lambda f: palm(f["params"] - f["params_embedding"], f["tokens"], f["depth"], f["dim"], f["length"]),

@@ -21,21 +21,24 @@ USUAL = "lab"
 METRICS = {"exact": "share all right", "bits_per_byte": "bits per byte"}
 
 
-def labelled(frame: pd.DataFrame) -> pd.DataFrame:
+def labelled(
+    frame: pd.DataFrame, columns: Sequence[str] = _APART_AS_COLUMNS, rows: Sequence[str] = _APART_AS_ROWS
+) -> pd.DataFrame:
     """The frame with a `row` (architecture) and a `column` (task) for each run; runs that share both differ in seed alone.
 
     Scores compare only at one budget, precision and data, so a task that was run with several has a column for each. An
     architecture that was run with several sizes or set-ups on one column has a row for each. The label says what differs.
+    columns, rows: what sets runs apart.
     """
     if {"row", "column"} <= set(frame.columns):
         return frame
     made = frame.sort_values(["task", "architecture", "budget", "seed", "id"], ignore_index=True)  # sums depend on the order
     made["column"] = made["task"].astype(object)
-    for name in _APART_AS_COLUMNS:
+    for name in columns:
         made["column"] += _difference(made, ["task"], name, " at ")
     made["row"] = made["architecture"].astype(object)
     made["set-up"] = set_ups(made)  # the rate has words of its own
-    for name in _APART_AS_ROWS:
+    for name in rows:
         made["row"] += _difference(made, ["row", "column"], name, " ", across=["architecture"])
     return made.drop(columns="set-up")
 

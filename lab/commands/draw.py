@@ -1,15 +1,19 @@
 """What a store holds, drawn and told: `lab plot`, `lab report`."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from lab.commands.common import Names, present, stored
+from lab.errors import UsageError
 
 
-def plot(*, results: str = "results", out: str | None = None, task: Names | None = None) -> None:
-    """Draw every figure that the runs in a store allow, as PNG, SVG and CSV.
+def plot(kind: str | None = None, /, *, results: str = "results", out: str | None = None, task: Names | None = None) -> None:
+    """Draw figures from the runs in a store, as PNG, SVG, PDF and CSV.
 
     Parameters
     ----------
+    kind
+        frontier, multiplier, isoflop, ... (docs/plots.md has all); every figure that the runs allow where none is given.
     results
         Folder of the runs.
     out
@@ -17,10 +21,21 @@ def plot(*, results: str = "results", out: str | None = None, task: Names | None
     task
         Only these tasks.
     """
-    from lab import analysis
+    from pandas import read_csv
 
-    frame = stored(results, task)
-    for path in analysis.draw_all(frame, analysis.curves(results), Path(out or f"{results}/figures")):
+    from lab import analysis
+    from lab.analysis.figures import KINDS
+
+    if kind is not None and kind not in KINDS:
+        near = get_close_matches(kind, KINDS, 1)
+        raise UsageError(f"lab plot {kind}: no such figure; {f'{near[0]} is one, ' if near else ''}all: {', '.join(KINDS)}")
+    steps = Path(results, "ladder.csv")  # of a ladder study
+    ladder = read_csv(steps) if steps.exists() else None
+    material = analysis.Material(stored(results, task), analysis.curves(results), ladder=ladder)
+    paths = analysis.draw_all(material, Path(out or f"{results}/figures"), *([kind] if kind else []))
+    if kind and not paths:
+        raise UsageError(f"lab plot {kind}: --results {results} lacks {KINDS[kind].needs}")
+    for path in paths:
         print(path)
 
 

@@ -1,11 +1,12 @@
 """`lab frontier`."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from lab.commands.common import STARTED, Flag, Names, Training, print_json
+from lab.commands.common import STARTED, Flag, Names, Training, command, print_json
 
 USUAL = Training()
 
@@ -72,6 +73,9 @@ def frontier(
     )  # fmt: skip
     if plan:
         return 0
+    from pandas import concat
+
+    from lab import analysis
     from lab.analysis import sweeps
 
     summary = sweeps.summarise(found.runs)
@@ -80,4 +84,9 @@ def frontier(
         print_json(summary.as_json() | {"tuned": tuned})
     else:
         print(summary)
+        frame, curves = concat(found.runs.values(), ignore_index=True), analysis.curves(training.results)
+        folder = Path(out or f"{training.results}/frontier")
+        reference = frame["architecture"].iloc[0]
+        path = analysis.write_report(frame, curves.loc[curves["id"].isin(frame["id"])], folder, command(), reference)
+        print(f"\nreport:  {path}\nfigures: {folder / 'figures'}")
     return 1 if any("failed" in set(runs["status"]) for runs in found.runs.values()) else 0

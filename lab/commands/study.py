@@ -55,7 +55,9 @@ def study(
 def _ladder(declared: "Ladder", training: Training, workers: int | None, plan: bool, folder: Path, json: bool) -> int:
     from dataclasses import replace
 
-    from lab import plugins, presets
+    from pandas import concat
+
+    from lab import analysis, plugins, presets
     from lab.analysis.ladder import ladder, told
     from lab.budget import parse_budgets
     from lab.errors import UsageError
@@ -80,10 +82,13 @@ def _ladder(declared: "Ladder", training: Training, workers: int | None, plan: b
     if plan:
         return 0
     table = ladder(found.runs)
-    folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / "ladder.csv", index=False)
+    frame = concat(found.runs.values(), ignore_index=True)
+    material = analysis.Material(frame, analysis.curves(training.results), ladder=table)
+    paths = analysis.draw_all(material, folder, "ladder")
+    table.to_csv(folder / "steps.csv", index=False)
     if json:
         print_json(table)
     else:
-        print(f"{declared.question}\n\n{told(table, declared.steps[0].name)}\ntable: {folder / 'ladder.csv'}")
+        print(f"{declared.question}\n\n{told(table, declared.steps[0].name)}")
+        print("\n".join(map(str, [folder / "steps.csv", *paths])))
     return 1 if any("failed" in set(runs["status"]) for runs in found.runs.values()) else 0
