@@ -14,7 +14,7 @@ import records
 from lab import analysis
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"), pytest.mark.timeout(1800)]
 LOOK = """(() => {
   const images = [...document.images].map(i => [i.alt, i.complete && i.naturalWidth > 0]);
   const sorted = [...document.querySelectorAll("table.sortable")].map(table => {
