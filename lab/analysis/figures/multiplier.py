@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from lab.analysis.canvas import COLUMN, FAINT, Chart, legend, panels, power, sheet
-from lab.analysis.conventions import Convention
 from lab.analysis.figures.sweep import REPLICATES, Sweep
 from lab.analysis.isoflop import Multiplier, multiplier
 from lab.analysis.labels import quantity
@@ -117,7 +116,7 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text, 42)
 
 
-CONVENTIONS: dict[Convention, str] = {
+CONVENTIONS: dict[str, str] = {
     "headline": "contraction + mixing",
     "contraction": "contraction alone",
     "all": "with pointwise",

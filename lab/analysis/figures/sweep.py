@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from lab.analysis.conventions import Convention, restate
+from lab.analysis.conventions import restate
 from lab.analysis.isoflop import FEWEST_SIZES, WIDENING, Frontier, Multiplier, frontier, multiplier
 from lab.analysis.labels import caption, columns_of, labelled, measure, quantity
 
@@ -71,7 +71,7 @@ class Sweep:
     def _usable(self) -> pd.DataFrame:
         return self.runs[(self.runs["status"] == "done") & (self.runs["loss"] > 0) & np.isfinite(self.runs["loss"])]
 
-    def restated(self, name: str, convention: Convention) -> pd.DataFrame:
+    def restated(self, name: str, convention: str) -> pd.DataFrame:
         """The finished runs of a set-up with `flops` as another convention counts them.
 
         Raises:
