@@ -243,7 +243,7 @@ class Counter(TorchDispatchMode):
         name = _name(func)
         formula = CONTRACTIONS.get(name, MIXING.get(name)) if func.namespace == "aten" else None
         if formula is None and not _free(func):
-            with self:  # inference mode shows operators before torch has taken them apart
+            with torch._C.DisableTorchFunction(), self:  # inference mode shows operators before torch has taken them apart
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result

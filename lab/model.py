@@ -84,8 +84,9 @@ class Model(nn.Module):
 
     @property
     def parameters_by_part(self) -> dict[str, int]:
-        """Trainable numbers of the table of token embeddings, which is only looked up, of the head, and of all between."""
-        embedding = count_parameters(self.read) if isinstance(self.read, nn.Embedding) else 0
+        """Trainable numbers of embeddings that are only looked up, and not the head's too; of the head; and of the rest."""
+        looked_up = isinstance(self.read, nn.Embedding) and self.read.weight is not self.head.weight
+        embedding = count_parameters(self.read) if looked_up else 0
         head = count_parameters(self.head)
         return {"embedding": embedding, "body": count_parameters(self) - embedding - head, "head": head}
 

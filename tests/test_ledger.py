@@ -63,9 +63,9 @@ def decayed(decay, key, value):
 
 
 def bonus(width):
-    """RWKV-5 and 6: u k, its sum with r, that times v, added to what was read; S decays by exp(w)."""
-    total = Number() * Number() * Number()
-    for _ in range(width - 1):
+    """RWKV-5 and 6: the sum of r u k from zero, that times v, added to what was read; S decays by exp(w)."""
+    total = Number()
+    for _ in range(width):
         total = total + Number() * Number() * Number()
     for _ in range(width):
         total * Number() + Number()

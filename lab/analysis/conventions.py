@@ -16,11 +16,8 @@ seconds            no FLOPs: the time that training took where it ran
 # pyright: reportAttributeAccessIssue=false
 
 from collections.abc import Callable
-from typing import Literal
 
 import pandas as pd
-
-Convention = Literal["headline", "contraction", "all", "minimum", "6nd", "6nd_nonembedding", "palm", "seconds"]
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "headline": ("flops_contraction", "flops_mixing"),
@@ -52,7 +49,7 @@ _COUNT: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
 }
 
 
-def restate(frame: pd.DataFrame, convention: Convention) -> pd.DataFrame:
+def restate(frame: pd.DataFrame, convention: str) -> pd.DataFrame:
     """The frame with `flops` under another convention and its name in the column `convention`; budgets stay what they were.
 
     `frontier` and `multiplier` take such a frame: runs of one budget, which then differ in FLOPs, are brought to the same cost.
