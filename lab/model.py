@@ -70,7 +70,7 @@ class Model(nn.Module):
         self, inputs: Shaped[Tensor, "size length *dim"], state: State
     ) -> tuple[Float[Tensor, "size length outputs"], State]:
         """Predictions at every position of what goes on after `state` of the backbone, and the state after it."""
-        y, state = self.backbone.stream(self.read(inputs), state)
+        y, state = self.backbone.stream(F.dropout(self.read(inputs), self.dropout, self.training), state)
         return self.head(y), state
 
     def halves(self, inputs: Shaped[Tensor, "size length *dim"]) -> Shaped[Tensor, "rows positions *dim"]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_training import curve, weights
 
-from lab import carried, overhead, plugins, training
+from lab import carried, optimizers, overhead, plugins, training
 from lab.analysis import labels
 from lab.analysis.frame import results
 from lab.errors import UsageError
@@ -68,11 +68,13 @@ def test_a_spec_from_before_there_were_parts_and_carried_states_keeps_its_id():
     assert replace(old, schema=2).id != old.id
 
 
-@pytest.mark.parametrize("task", ["flip_flop:length=32", "adding:length=32"])
-@pytest.mark.parametrize("parts", [2, 4])
-def test_a_batch_in_parts_is_the_batch(tmp_path, monkeypatch, task, parts):
+@pytest.mark.parametrize(
+    ("task", "parts", "carry"),
+    [("flip_flop:length=32", 2, False), ("flip_flop:length=32", 4, False), ("adding:length=32", 4, False), ("cycle", 4, True)],
+)
+def test_a_batch_in_parts_is_the_batch(tmp_path, monkeypatch, task, parts, carry):
     """Losses, and gradients before they are clipped; rows of flip_flop are asked different numbers of times."""
-    monkeypatch.setattr(training, "evaluate_all", lambda *_, **__: ({}, {}, 0))
+    monkeypatch.setattr(training, "evaluate_all", lambda *_, **__: ({"test": {}}, {}, 0))
     found = []
 
     def spy(parameters, limit):
@@ -80,7 +82,7 @@ def test_a_batch_in_parts_is_the_batch(tmp_path, monkeypatch, task, parts):
         return torch.tensor(1.0)
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
-    once, split = spec_for(task=task, steps=5, batch=8), spec_for(task=task, steps=5, batch=8, accumulate=parts)
+    once, split = (spec_for(task=task, steps=5, batch=8, carry_state=carry, accumulate=count) for count in (1, parts))
     assert (once.id != split.id, once.budget) == (True, split.budget)
     runs = []
     for spec in (once, split):
@@ -127,10 +129,10 @@ def test_training_is_a_loop_with_the_state_detached(tmp_path, architecture):
     """Weights and losses bit for bit, from a loop written by hand, over the end of the text."""
     monkeypatched = spec_for(architecture, "cycle:symbols=50", steps=14, batch=4, carry_state=True)
     run, task = training.train(monkeypatched, Store(tmp_path)), build_task("cycle", {"symbols": 50})
-    spec, recipe = run.spec, Recipe(**run.spec.recipe)
+    spec, recipe = run.spec, Recipe.read(run.spec.recipe)
     torch.manual_seed(spec.seed)
-    model = build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings)
-    optimizer = torch.optim.AdamW(recipe.groups(model), betas=recipe.betas, eps=recipe.eps, fused=True)
+    model = build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings, recipe=recipe)
+    optimizer = optimizers.optimizer(recipe, model)
     peaks, losses, state = [group["lr"] for group in optimizer.param_groups], [], None
     for step in range(14):
         batch = carried.piece(task, "train", step, spec.batch, spec.seed)
