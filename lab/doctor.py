@@ -12,6 +12,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from lab.checkpoint import broken
+from lab.claim import holder
 from lab.run import SCHEMA, Spec, Store
 from tasks.sources import shards
 
@@ -28,6 +29,8 @@ def examine(results: str) -> list[str]:
             found.append(f"{folder}: a file where only folders of runs are kept; move it away")
         elif not store.held(folder.name):
             found += [f"{folder / name}: {what}" for name, what in _run(folder)]
+            if left := holder(folder):
+                found.append(f"{folder / 'holder'}: left by {left}, which is gone; the same command takes the run over")
     return found + list(_cache(shards.cache()))
 
 

@@ -8,6 +8,7 @@ the random states, the seconds spent and the loss since the last row of the curv
 import json
 import logging
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -174,8 +175,10 @@ class Recorder(L.Callback):
 
 
 def save(trainer: L.Trainer, folder: Path) -> None:
-    """Write the checkpoint; a disk that is full keeps the one before, and training goes on."""
+    """Write the checkpoint, after the rows that it counts on; a disk that is full keeps the one before, and training goes on."""
     try:
+        with open(folder / "curve.jsonl", "a") as curve:
+            os.fsync(curve.fileno())
         trainer.save_checkpoint(folder / "checkpoint")
     except OSError as error:
         warnings.warn(f"no checkpoint in {folder} ({error.strerror}); training goes on and tries again", stacklevel=2)
@@ -313,13 +316,19 @@ def _fit(learner: Learner, recorder: Recorder, batches: Batches, folder: Path, s
             trainer.fit(learner, batches, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
         except Diverged as diverged:
             what, last = diverged.args
-            finite = "" if math.isnan(last) else f"; the last finite loss was {last:.4g}"
-            return f"{what} at step {recorder.next + 1}{finite}"
+            return _diverged(what, recorder.next + 1, last)
         except Interrupted:
             return "interrupted"
     save(trainer, folder)
+    if not all(parameter.isfinite().all() for parameter in learner.parameters()):
+        return _diverged("a weight was not finite", recorder.next, learner.loss)
     learner.to(trainer.strategy.root_device)  # Lightning leaves the model on the CPU; it is to be scored where it was trained
     return ""
+
+
+def _diverged(what: str, step: int, last: float) -> str:
+    finite = "" if math.isnan(last) else f"; the last finite loss was {last:.4g}"
+    return f"{what} at step {step}{finite}"
 
 
 def _state_size(spec: Spec, task: Task) -> int | None:
