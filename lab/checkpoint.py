@@ -91,6 +91,13 @@ def _known(sums: Path) -> list[str]:
         return []
 
 
+def seed_generators(seed: int) -> None:
+    """Begin every global generator anew."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
+
+
 def random_states() -> dict[str, Any]:
     """The state of every global generator, as tensors and plain numbers."""
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002

@@ -98,6 +98,8 @@ def claim(folder: Path) -> Iterator[Claim | None]:
             flock = False
         taken = _take(folder, flock)
         try:
+            if taken is not None:
+                _sweep(folder)
             yield taken
         finally:
             if taken is not None:
@@ -161,6 +163,14 @@ def _take(folder: Path, flock: bool) -> Claim | None:
     finally:
         for left in (mine, taken_away):
             Path(left).unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what writes of a process that was killed left; a young `.holder.*` may be of one that asks right now."""
+    for left in folder.glob(".*"):
+        with suppress(FileNotFoundError):
+            if not left.name.startswith(".holder.") or time.time() - left.stat().st_mtime > STALE:
+                left.unlink()
 
 
 def _exists(pid: int) -> bool:

@@ -6,7 +6,6 @@ Nothing heavy is imported before a command runs, so that `lab --help` answers at
 import os
 import signal
 import sys
-import warnings
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
@@ -33,7 +32,6 @@ app.command(bench.bench)
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 a run failed, 2 bad usage, 3 impossible budget, 75 interrupted and resumable."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    warnings.formatwarning = lambda message, *_: f"lab: {' '.join(str(message).split())}\n"
     try:
         code = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:

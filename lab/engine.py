@@ -18,6 +18,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lab.run import Run, Spec, Store
+from lab.stopping import PATIENCE
 
 ATTEMPTS = 3
 NO_LEAK_GATE = "--no-leak-gate"
@@ -87,7 +88,7 @@ class Pool:
         if faults:
             raise faults[0]
 
-    def close(self, patience: float = 15.0) -> None:
+    def close(self, patience: float = PATIENCE + 1) -> None:
         """Let the workers write a checkpoint of what they are doing and leave; end those that do not."""
         self._stopping.set()
         processes = [process for process in self._processes if process is not None]

@@ -24,7 +24,7 @@ from torch import Tensor
 from architectures.backbone import SequenceMap
 from lab import machine, optimizers, plugins
 from lab.budget import TRAIN_OVER_FORWARD, step_flops, steps_for
-from lab.checkpoint import DurableIO, random_states, restore_random_states
+from lab.checkpoint import DurableIO, random_states, restore_random_states, seed_generators
 from lab.evaluation import evaluate_all
 from lab.gate import Leak, gate
 from lab.interim import Interim
@@ -237,7 +237,7 @@ def train(
                       environment=machine.environment() | {"process": process})  # fmt: skip
             store.publish(run)
             return run
-    torch.manual_seed(spec.seed)
+    seed_generators(spec.seed)
     model = make()
     steps, per_step = plan_steps(model, task, spec)
     folder = store.folder(spec.id)
