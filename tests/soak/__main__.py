@@ -8,52 +8,49 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import partial
+from importlib import import_module
 from pathlib import Path
 
-from soak import checkpoints, commands, records, resume, storm
-from soak.tally import Tally
+from soak.tally import Tally, can_mount
+from soak.ways import cases
 
 ROOT = Path(__file__).parents[2]
 HEADS = ("fault", "tried", "survived", "lost", "doubled", "corrupt", "minutes")
 
 
-def faults() -> dict[str, Callable[[float, int, Path], Tally]]:
-    """Every fault by name: how often (its share of the full number), a seed, and a folder to do it in."""
-    return {
-        "two-compares": commands.together,
-        "compare-signals": commands.drivers,
-        "run-signals": commands.signals,
-        "disk-full": commands.disks,
-        "writers": storm.one_machine,
-        "machines": storm.many_machines,
-        "checkpoint-kills": checkpoints.kills,
-        "checkpoint-damage": checkpoints.damages,
-        **{f"resume {case}": partial(resume.soak, case) for case in resume.cases()},
-        "divergence": records.divergence,
-        "budgets": records.budgets,
-        "edits": records.edits,
-    }
+FAULTS = {
+    "two-compares": "soak.commands:together",
+    "compare-signals": "soak.commands:drivers",
+    "run-signals": "soak.commands:signals",
+    "disk-full": "soak.commands:disks",
+    "writers": "soak.storm:one_machine",
+    "machines": "soak.storm:many_machines",
+    "checkpoint-kills": "soak.checkpoints:kills",
+    "checkpoint-damage": "soak.checkpoints:damages",
+    **{f"resume {case}": "soak.resume:soak" for case in cases()},
+    "divergence": "soak.records:divergence",
+    "budgets": "soak.records:budgets",
+    "edits": "soak.records:edits",
+}
+"""By name, a function of how often (its share of the full number), a seed, and a folder to do it in."""
 
 
 def main() -> int:
-    known = faults()
+    known = list(FAULTS)
     parser = argparse.ArgumentParser(prog="make soak ARGS=", description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full number of trials")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and places")
-    parser.add_argument("--only", nargs="+", default=list(known), metavar="FAULT", help=f"of: {', '.join(known)}")
+    parser.add_argument("--only", nargs="+", default=known, metavar="FAULT", help=f"of: {', '.join(known)}")
     parser.add_argument("--processes", type=int, default=2, help="faults inflicted at once")
     parser.add_argument("--keep", type=Path, default=ROOT / "results" / "soak", help="folder of what was finished")
     parser.add_argument("--out", type=Path, help="write the table to this Markdown file")
-    parser.add_argument("--one", choices=list(known), help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=known, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if wrong := [name for name in given.only if name not in known]:
         parser.error(f"--only {wrong[0]}: there are {', '.join(known)}")
@@ -79,7 +76,10 @@ def main() -> int:
 def one(name: str, scale: float, seed: int) -> int:
     """Inflict one fault in this process; its tally as JSON on standard output."""
     with tempfile.TemporaryDirectory(prefix="soak.", ignore_cleanup_errors=True) as folder:
-        tally = faults()[name](scale, seed, Path(folder))
+        module, _, function = FAULTS[name].partition(":")
+        inflict = getattr(import_module(module), function)
+        case = name.partition("resume ")[2]
+        tally = inflict(*[case] * bool(case), scale, seed, Path(folder))
     print(json.dumps(asdict(tally)))
     return 0
 
@@ -137,7 +137,7 @@ def page(table: str, given: argparse.Namespace) -> str:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     arguments = [f"--scale {given.scale:g}"] * (given.scale != 1) + [f"--seed {given.seed}"] * (given.seed != 0)
     command = "make soak" + (f' ARGS="{" ".join(arguments)}"' if arguments else "")
-    disk = "tmpfs and limits on the size of files" if commands._can_mount() and shutil.which("umount") else "limits on file sizes"
+    disk = "tmpfs and limits on the size of files" if can_mount() else "limits on the size of files"
     return PAGE.format(command=command, commit=commit or "unknown", python=platform.python_version(), table=table, disk=disk)
 
 

@@ -4,6 +4,7 @@ import mmap
 import random
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -40,7 +41,7 @@ def kills(scale: float, seed: int, root: Path) -> Tally:
     write_one(path, 0)
     for number in range(max(4, round(KILLS * scale))):
         moment = Moment(call=rng.randint(1, 24)) if number % 2 else Moment(seconds=rng.uniform(0.002, 0.06))
-        child(lambda: write_on(path, last, said), root, moment)
+        child(partial(write_on, path, last, said), root, moment)
         cut += any(root.glob(".checkpoint*"))
         promised = max(last, int.from_bytes(said[:8], "little"))
         try:

@@ -6,8 +6,9 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def child(work: Callable[[], object], store: Path, moment: Moment | None = None)
     """Do `work` in a fork of this process, up to a moment."""
     heard, told = os.pipe()
     started = time.monotonic()
-    pid = os.fork()
+    pid = fork()
     if not pid:
         os.close(heard)
         code = 1
@@ -52,7 +53,7 @@ def child(work: Callable[[], object], store: Path, moment: Moment | None = None)
     if moment and moment.seconds:
         while time.monotonic() - started < moment.seconds and not _over(pid):
             time.sleep(0.002)
-        with _gone():
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     calls = 0
     while said := os.read(heard, 1 << 16):
@@ -60,6 +61,16 @@ def child(work: Callable[[], object], store: Path, moment: Moment | None = None)
     os.close(heard)
     status = os.waitpid(pid, 0)[1]
     return Ended(os.waitstatus_to_exitcode(status), calls, time.monotonic() - started)
+
+
+def fork() -> int:
+    """os.fork, for a child that warns as any process does, whatever a test makes of warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer Pythons warn of forks beside threads; none of ours holds a lock
+        pid = os.fork()
+    if not pid:
+        warnings.resetwarnings()
+    return pid
 
 
 def watch(store: Path, told: int, fatal: int) -> None:
@@ -88,11 +99,3 @@ def moments(calm: Ended, count: int, rng: random.Random) -> Iterator[Moment]:
 
 def _over(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-@contextmanager
-def _gone() -> Iterator[None]:
-    try:
-        yield
-    except ProcessLookupError:
-        pass

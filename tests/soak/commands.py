@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -20,9 +21,9 @@ from lab import checkpoint, cli, training
 from lab.run import Spec, Store
 from soak import faulty
 from soak.checkpoints import wait_for
-from soak.children import child
+from soak.children import child, fork
 from soak.resume import outcome
-from soak.tally import Tally
+from soak.tally import Tally, can_mount
 
 SMALL = ["--task", "selective_copying", "--dim", "8", "--depth", "1", "--batch", "4"]
 RUN = ["run", "--architecture", "linear_rnn", *SMALL, "--budget", "3e7"]
@@ -148,7 +149,7 @@ def disks(scale: float, seed: int, root: Path) -> Tally:
     for number in range(max(4, round(30 * scale))):
         store, log = root / "store", root / "log"
         arguments = [*RUN, "--results", str(store)]
-        if number % 2 and _can_mount():
+        if number % 2 and can_mount():
             with _small_disk(store, rng.randint(8, 8 * largest // 1024)):
                 ended = child(command(arguments, log, _often), root)
                 wrong = _ended_well(ended.code, log.read_text(), store)
@@ -188,10 +189,6 @@ def _ended_well(code: int, log: str, store: Path) -> str:
     return "" if bool(code) != bool(list(store.glob("runs/*/run.json"))) else f"exit code {code}, and run.json disagrees"
 
 
-def _can_mount() -> bool:
-    return os.geteuid() == 0 and shutil.which("mount") is not None
-
-
 @contextmanager
 def _small_disk(folder: Path, kilobytes: int):
     folder.mkdir()
@@ -202,9 +199,9 @@ def _small_disk(folder: Path, kilobytes: int):
         subprocess.run(["umount", folder], check=True)
 
 
-def compare(store: Path, seeds: int, steps_budget: str = "1e8") -> list[str]:
-    return ["compare", "--architectures", "faulty", "--tasks", "selective_copying", "--dim", "8", "--depth", "1", "--batch", "4",
-            "--budget", steps_budget, "--seeds", str(seeds), "--plugin", FAULTY, "--workers", "2", "--results", str(store)]  # fmt: skip
+def compare(store: Path, seeds: int, budget: str) -> list[str]:
+    return ["compare", "--architectures", "faulty", "--plugin", FAULTY, "--tasks", *SMALL[1:], "--budget", budget,
+            "--seeds", str(seeds), "--workers", "2", "--results", str(store)]  # fmt: skip
 
 
 def watched(folder: Path) -> dict[str, list[tuple[int, float, float]]]:
@@ -228,7 +225,7 @@ def together(scale: float, seed: int, root: Path) -> Tally:
         store, watch = root / f"store{number}", root / f"watch{number}"
         watch.mkdir()
         os.environ[faulty.WATCH] = str(watch)
-        begun = [_begin(compare(store, seeds), root / f"{name}{number}.log") for name in "ab"]
+        begun = [_begin(compare(store, seeds, "1e8"), root / f"{name}{number}.log") for name in "ab"]
         killed = number % 2
         if killed:
             wait_for(lambda store=store: len(list(store.glob("runs/*/run.json"))) >= 1)
@@ -238,7 +235,7 @@ def together(scale: float, seed: int, root: Path) -> Tally:
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in begun]
         records = [json.loads(file.read_text()) for file in store.glob("runs/*/run.json")]
         spans = watched(watch)
-        overlaps = [name for name, each in spans.items() for one, other in zip(each, each[1:], strict=False) if other[1] < one[2]]
+        overlaps = [name for name, each in spans.items() for one, other in pairwise(each) if other[1] < one[2]]
         again = sum(len(each) - 1 for each in spans.values())
         tally.lost += seeds - len(records)
         tally.doubled += len(overlaps) + (again if not killed else 0)
@@ -253,7 +250,7 @@ def together(scale: float, seed: int, root: Path) -> Tally:
 
 
 def _begin(arguments: list[str], log: Path) -> int:
-    pid = os.fork()
+    pid = fork()
     if not pid:
         command(arguments, log)()
         os._exit(1)

@@ -19,14 +19,14 @@ from lab.run import Spec, Store
 from lab.verification import verify
 from soak.children import Moment, child
 from soak.commands import FAULTY, SMALL, command, only
-from soak.resume import FAMILIES
 from soak.tally import Tally
+from soak.ways import FAMILIES
 
 UNNOTICED = {
     "scores", "evaluation_flops", "seconds", "peak_memory", "throughput", "environment", "refused",
     "leak_gate", "curve.loss", "curve.seconds",
 }  # fmt: skip
-"""Values that no law ties to the rest: where they are changed within their range, `lab verify` has nothing to hold against them."""
+"""Values that no law ties to the rest: changed within their range, nothing contradicts them."""
 
 
 def divergence(scale: float, seed: int, root: Path) -> Tally:
@@ -93,8 +93,8 @@ def edits(scale: float, seed: int, root: Path) -> Tally:
     """Every value of a real record changed by little, within what it could be."""
     tally, rng, unnoticed = Tally("an edit of one value of a record"), random.Random(seed), set()
     torch.set_num_threads(1)
-    ended = child(command(["run", "--architecture", "linear_rnn", "--task", "recall", "--dim", "8", "--depth", "1", "--batch", "2",
-                           "--budget", "5e7", "--results", str(root / "made")], root / "log"), root)  # fmt: skip
+    small = ["run", "--architecture", "linear_rnn", "--task", "recall", "--dim", "8", "--depth", "1", "--batch", "2"]
+    ended = child(command([*small, "--budget", "5e7", "--results", str(root / "made")], root / "log"), root)
     assert ended.code == 0, (root / "log").read_text()
     store, spec = only(root / "made")
     folder = store.folder(spec.id)

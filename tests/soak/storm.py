@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 from lab import claim
 from lab.run import Run, Spec, Store
+from soak.children import fork
 from soak.tally import Tally
 
 WRITERS, RUNS, KILLS = 8, 8000, 60
@@ -68,7 +69,7 @@ def _storm(tally: Tally, runs: int, kills: int, seed: int, root: Path, *, apart:
 
 
 def _start(store: Store, specs: list[Spec], root: Path, acknowledged: int, number: int, apart: bool) -> int:
-    pid = os.fork()
+    pid = fork()
     if pid:
         return pid
     code = 1

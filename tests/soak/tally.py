@@ -1,12 +1,14 @@
 """What a fault did, counted."""
 
+import os
+import shutil
 from dataclasses import dataclass, field
 
 
 @dataclass
 class Tally:
-    """tried: times that the fault was inflicted. survived: of these, that ended as promised. lost, doubled: results. corrupt: files
-    that were wrong and not noticed. notes: what is worth knowing of it; failures: what broke its promise."""
+    """tried: times that the fault was inflicted. survived: of these, that ended as promised. lost, doubled: results.
+    corrupt: files that were wrong and not noticed. notes: what is worth knowing of it; failures: what broke its promise."""
 
     fault: str
     tried: int = 0
@@ -28,3 +30,8 @@ class Tally:
     @property
     def held(self) -> bool:
         return self.tried == self.survived and not (self.lost or self.doubled or self.corrupt)
+
+
+def can_mount() -> bool:
+    """Whether disks of any size can be had."""
+    return os.geteuid() == 0 and shutil.which("mount") is not None
