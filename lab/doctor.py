@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 
 from lab.checkpoint import broken
 from lab.claim import holder
+from lab.errors import UsageError
 from lab.run import SCHEMA, Spec, Store
 from tasks.sources import shards
 
@@ -79,6 +80,8 @@ def _run(folder: Path) -> Iterator[tuple[str, str]]:
         try:
             if Spec.read(spec).id != folder.name:
                 yield "spec.json", "its hash is not the folder's name; lab verify says more"
+        except UsageError as error:
+            yield "spec.json", str(error)
         except TypeError as error:
             yield "spec.json", f"is no spec ({error}); the same lab run writes it again"
     record, wrong = _parsed(folder / "run.json")

@@ -61,7 +61,13 @@ class Spec:
 
     @classmethod
     def read(cls, record: dict[str, Any]) -> "Spec":
-        """A spec from its JSON form."""
+        """A spec from its JSON form.
+
+        Raises:
+            UsageError: it has keys that are not known, so it decides things that this lab cannot do.
+        """
+        if unknown := record.keys() - {each.name for each in dataclasses.fields(cls)}:
+            raise UsageError(f"the spec has {', '.join(sorted(unknown))}: made by a newer lab; update the lab")
         return cls(**record)
 
 
@@ -142,11 +148,21 @@ class Store:
         return record is not None and record["status"] in FINAL
 
     def find(self, run_id: str) -> dict[str, Any] | None:
-        """The record of a run that ended, or None."""
+        """The record of a run that ended, or None. Keys that are not known are kept.
+
+        Raises:
+            UsageError: a newer lab made it.
+        """
+        file = self.folder(run_id) / "run.json"
         try:
-            return json.loads((self.folder(run_id) / "run.json").read_text("utf-8"))
+            record = json.loads(file.read_text("utf-8"))
         except FileNotFoundError:
             return None
+        if record["schema"] > SCHEMA:
+            raise UsageError(
+                f"{file}: made by a newer lab: schema {record['schema']}, this one reads {SCHEMA}; update it"
+            )
+        return record
 
     def publish(self, run: Run) -> None:
         """Write run.json, whole or not at all. A final record stays as it is; a failed one gives way to a new try.

@@ -57,7 +57,7 @@ def main(results: str, plugin_files: list[str], leak_gate: bool) -> None:
             os.dup2(log.fileno(), 2)
         last = carry_out(spec, store, training, tell, stopping, leak_gate)
         if last is None:
-            sys.exit(INTERRUPTED)
+            os._exit(INTERRUPTED)  # a thread waits on standard input, which an orderly exit would wait for
         tell(**last)
 
 
