@@ -19,6 +19,7 @@ app = App(
     help="Compare sequence architectures at equal compute.",
     help_format="plaintext",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,  # main says how to go on
 )
 for each in (
     compare.compare, compare.run, frontier.frontier, catalogue.prepare, catalogue.show, catalogue.new_architecture,

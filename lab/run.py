@@ -159,9 +159,7 @@ class Store:
         except FileNotFoundError:
             return None
         if record["schema"] > SCHEMA:
-            raise UsageError(
-                f"{file}: made by a newer lab: schema {record['schema']}, this one reads {SCHEMA}; update it"
-            )
+            raise UsageError(f"{file}: made by a newer lab: schema {record['schema']}, this one reads {SCHEMA}; update it")
         return record
 
     def publish(self, run: Run) -> None:

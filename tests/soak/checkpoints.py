@@ -11,10 +11,10 @@ import torch
 
 from lab.checkpoint import DurableIO, parts
 from lab.errors import UsageError
-from soak.children import Moment, child
+from soak.children import Ended, child, moments
 from soak.tally import Tally
 
-KILLS, DAMAGES, NUMBERS = 200, 200, 200_000
+KILLS, DAMAGES, NUMBERS = 200, 200, 1_000_000
 
 
 def write_on(path: Path, step: int, said: mmap.mmap) -> None:
@@ -39,8 +39,7 @@ def kills(scale: float, seed: int, root: Path) -> Tally:
     path, said = root / "checkpoint", mmap.mmap(-1, 8)
     torch.set_num_threads(1)
     write_one(path, 0)
-    for number in range(max(4, round(KILLS * scale))):
-        moment = Moment(call=rng.randint(1, 24)) if number % 2 else Moment(seconds=rng.uniform(0.002, 0.06))
+    for moment in moments(Ended(0, 24, 0.1), max(6, round(KILLS * scale)), rng):
         child(partial(write_on, path, last, said), root, moment)
         cut += any(root.glob(".checkpoint*"))
         promised = max(last, int.from_bytes(said[:8], "little"))

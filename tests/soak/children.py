@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -17,7 +18,7 @@ WRITES = {"open", "os.rename", "os.link", "os.remove"}
 
 @dataclass(frozen=True)
 class Moment:
-    """When a child is killed: as it asks for its `call`-th operation on a file of its store, or `seconds` after its start."""
+    """When a child is killed: `seconds` after its start, or after it asks for its `call`-th operation on a file of its store."""
 
     call: int = 0
     seconds: float = 0.0
@@ -41,7 +42,7 @@ def child(work: Callable[[], object], store: Path, moment: Moment | None = None)
         os.close(heard)
         code = 1
         try:
-            watch(store, told, moment.call if moment else 0)
+            watch(store, told, moment or Moment())
             work()
             code = 0
         except BaseException:
@@ -50,7 +51,7 @@ def child(work: Callable[[], object], store: Path, moment: Moment | None = None)
             sys.stderr.flush()
             os._exit(code)
     os.close(told)
-    if moment and moment.seconds:
+    if moment and not moment.call:
         while time.monotonic() - started < moment.seconds and not _over(pid):
             time.sleep(0.002)
         with suppress(ProcessLookupError):
@@ -73,26 +74,31 @@ def fork() -> int:
     return pid
 
 
-def watch(store: Path, told: int, fatal: int) -> None:
-    """Count the operations on files below `store`, a byte each on `told`, and die before the one with the number `fatal`."""
+def watch(store: Path, told: int, moment: Moment) -> None:
+    """Count the operations on files below `store`, a byte each on `told`, and die at the moment's."""
     below, calls = str(store), 0
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def hook(event: str, arguments: tuple) -> None:
         nonlocal calls
         if event in WRITES and isinstance(arguments[0], str) and arguments[0].startswith(below):
             calls += 1
             os.write(told, b".")
-            if calls == fatal:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if calls == moment.call and moment.seconds:
+                threading.Timer(moment.seconds, die).start()
+            elif calls == moment.call:
+                die()
 
     sys.addaudithook(hook)
 
 
 def moments(calm: Ended, count: int, rng: random.Random) -> Iterator[Moment]:
-    """Half of them before an operation on a file, half at any time, of a life as long as `calm`."""
+    """A third of them before an operation on a file, a third just after one, a third at any time, of a life as long as `calm`."""
     for number in range(count):
-        if number % 2:
-            yield Moment(call=rng.randint(1, calm.calls))
+        if number % 3:
+            yield Moment(call=rng.randint(1, calm.calls), seconds=rng.uniform(0.0, 0.002) * (number % 3 - 1))
         else:
             yield Moment(seconds=rng.uniform(0.0, calm.seconds))
 

@@ -20,6 +20,8 @@ from soak.children import fork
 from soak.tally import Tally
 
 WRITERS, RUNS, KILLS = 8, 8000, 60
+LINE = 49
+"""Bytes of an acknowledgement: an id, and who did it when."""
 ELSEWHERE = 12
 """The share of runs and kills without flock: one in so many, as a holder that died there is taken over after a time only."""
 SPEC = Spec("a", {}, 8, 1, "t", {}, {}, "", 1e9, 1, 0, "float32", {})
@@ -44,7 +46,7 @@ def _storm(tally: Tally, runs: int, kills: int, seed: int, root: Path, *, apart:
     writers = [_start(store, specs, root, acknowledged, number, apart) for number in range(WRITERS)]
     number = WRITERS
     for mark in sorted(rng.sample(range(runs * 9 // 10), kills)):
-        while len(_acknowledgements(root)) < mark and any(map(_alive, writers)):
+        while os.fstat(acknowledged).st_size < mark * LINE and any(map(_alive, writers)):
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.02))
         slot = rng.randrange(WRITERS)
@@ -113,7 +115,7 @@ def _write(store: Store, specs: list[Spec], root: Path, acknowledged: int, rng: 
                         fcntl.flock(inside, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     except BlockingIOError:
                         (root / f"twice.{spec.id}").touch()
-                    by = f"{os.getpid()} {time.monotonic_ns()}"
+                    by = f"{os.getpid():>10} {time.monotonic_ns():>20}"
                     time.sleep(rng.uniform(0, 0.002))
                     store.publish(Run(id=spec.id, spec=spec, status="diverged", reason=by))
                     os.write(acknowledged, f"{spec.id} {by}\n".encode())
