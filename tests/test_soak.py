@@ -23,7 +23,7 @@ def held(tally):
         (commands.disks, 0.14),
         (records.divergence, 0.2),
         (records.budgets, 0.1),
-        (records.edits, 1.0),
+        (records.edits, 0.1),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
