@@ -302,9 +302,9 @@ def drivers(scale: float, seed: int, root: Path) -> Tally:
             took = time.monotonic() - asked
             wrong = _stopped(code, took, log.read_text(), arguments, f"lab compare ({who})", number)
         slowest = max(slowest, took)
-        left = [json.loads((folder / "spec.json").read_text())["seed"] for folder in store.glob("runs/*")
-                if not (folder / "checkpoint").exists() and not (folder / "run.json").exists()]  # fmt: skip
-        wrong = wrong or ("" if began else "it did not begin") or (f"no checkpoint of seeds {left}" if left else "")
+        trained = [file.parent for file in store.glob("runs/*/curve.jsonl") if file.stat().st_size]
+        left = [run.name for run in trained if not (run / "checkpoint").exists() and not (run / "run.json").exists()]
+        wrong = wrong or ("" if began else "it did not begin") or (f"no checkpoint of {left}" if left else "")
         tally.lost += len(left)
         tally.count(wrong and f"{signal.Signals(number).name} to {who}: {wrong}")
     tally.notes.append(f"{slowest:.1f} s at most until it was gone")
