@@ -56,7 +56,9 @@ def run(
     torch.set_num_threads(threads)
     with store.claim(run_id) as mine:
         if mine is None:
-            raise UsageError(f"run {run_id} is in hand of {store.held(run_id)}; wait for it, or use another --results")
+            raise UsageError(
+                f"run {run_id} is in hand of {store.held(run_id) or 'another process'}; wait for it, or use another --results"
+            )
         if not resume:
             for file in (folder / "run.json", folder / "curve.jsonl", *parts(folder / "checkpoint")):
                 file.unlink(missing_ok=True)

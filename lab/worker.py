@@ -67,7 +67,7 @@ def carry_out(
     """Do one run unless it is done; what became of it, as the last event of a run, or None if it was interrupted."""
     with store.claim(spec.id) as mine:
         if mine is None:
-            return {"event": "held", "by": str(store.held(spec.id))}
+            return {"event": "held", "by": str(store.held(spec.id) or "another process")}
 
         if not store.final(spec.id):
             try:
@@ -79,7 +79,7 @@ def carry_out(
                     leak_gate=leak_gate,
                 )
             except LostClaim:
-                return {"event": "held", "by": str(store.held(spec.id))}
+                return {"event": "held", "by": str(store.held(spec.id) or "another process")}
             except Exception as error:
                 traceback.print_exc()
                 reason = f"{type(error).__name__}: {error}".splitlines()[0][:500]
