@@ -57,7 +57,8 @@ class DurableIO(CheckpointIO):
                 wrong.append(f"{file.name} holds more than tensors and plain numbers and is not loaded ({type(error).__name__})")
                 continue
             if wrong:
-                warnings.warn(f"{wrong[0]}; going on from the checkpoint before, {file}", stacklevel=2)
+                # at level 2 it would be Lightning's, whose warnings are silenced
+                warnings.warn(f"{wrong[0]}; going on from the checkpoint before, {file}", stacklevel=1)
             return found
         raise UsageError(f"no checkpoint in {Path(path).parent} can be read ({'; '.join(wrong)}); lab run --restart begins anew")
 
@@ -88,6 +89,13 @@ def _known(sums: Path) -> list[str]:
         return sums.read_text("ascii").split()
     except (FileNotFoundError, UnicodeDecodeError):
         return []
+
+
+def seed_generators(seed: int) -> None:
+    """Begin every global generator anew."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
 
 
 def random_states() -> dict[str, Any]:

@@ -4,13 +4,14 @@ Nothing heavy is imported before a command runs, so that `lab --help` answers at
 """
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
 
 from lab.commands import bench, catalogue, compare, draw, flops, frontier, generate, probe, study, trust
-from lab.commands.common import command
+from lab.commands.common import interrupted
 from lab.errors import UsageError
 
 app = App(
@@ -18,6 +19,7 @@ app = App(
     help="Compare sequence architectures at equal compute.",
     help_format="plaintext",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,  # main says how to go on
 )
 for each in (
     compare.compare, compare.run, frontier.frontier, study.study, catalogue.prepare, catalogue.show, catalogue.new_architecture,
@@ -31,6 +33,7 @@ app.command(probe.probe)
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 a run failed, 2 bad usage, 3 impossible budget, 75 interrupted and resumable."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         code = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
@@ -41,7 +44,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command continues: " + command(), 75)
+        _fail(interrupted(), 75)
+    except OSError as error:  # a disk that is full, a folder that went away
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}; once that is mended, the same command goes on from what is whole", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

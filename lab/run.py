@@ -5,7 +5,6 @@ spec, so equal specs are the same run. `run.json` appears once, whole and last; 
 """
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import math
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lab.claim import Claim, Holder, claim, held
 from lab.errors import UsageError
 
 SCHEMA = 1
@@ -67,7 +67,13 @@ class Spec:
 
     @classmethod
     def read(cls, record: dict[str, Any]) -> "Spec":
-        """A spec from its JSON form."""
+        """A spec from its JSON form.
+
+        Raises:
+            UsageError: it has keys that are not known, so it decides things that this lab cannot do.
+        """
+        if unknown := record.keys() - {each.name for each in dataclasses.fields(cls)}:
+            raise UsageError(f"the spec has {', '.join(sorted(unknown))}: made by a newer lab; update the lab")
         return cls(**record)
 
 
@@ -148,45 +154,42 @@ class Store:
         return record is not None and record["status"] in FINAL
 
     def find(self, run_id: str) -> dict[str, Any] | None:
-        """The record of a run that ended, or None."""
+        """The record of a run that ended, or None. Keys that are not known are kept.
+
+        Raises:
+            UsageError: a newer lab made it.
+        """
+        file = self.folder(run_id) / "run.json"
         try:
-            return json.loads((self.folder(run_id) / "run.json").read_text("utf-8"))
+            record = json.loads(file.read_text("utf-8"))
         except FileNotFoundError:
             return None
+        if record["schema"] > SCHEMA:
+            raise UsageError(f"{file}: made by a newer lab: schema {record['schema']}, this one reads {SCHEMA}; update it")
+        return record
 
     def publish(self, run: Run) -> None:
-        """Write run.json, whole or not at all. A final record stays as it is; a failed one gives way to a new try."""
+        """Write run.json, whole or not at all. A final record stays as it is; a failed one gives way to a new try.
+
+        Two processes must not do this at once: have the run in hand by `claim`.
+        """
         folder = self.folder(run.id)
         folder.mkdir(parents=True, exist_ok=True)
-        before = self.find(run.id)
-        if before is not None and before["status"] == "failed":
-            (folder / "run.json").unlink(missing_ok=True)
+        again = self.find(run.id) is not None and not self.final(run.id)
         write_durably(folder / "spec.json", json.dumps(dataclasses.asdict(run.spec), indent=1).encode())
-        write_durably(folder / "run.json", json.dumps(_plain(dataclasses.asdict(run)), indent=1).encode(), once=True)
+        write_durably(folder / "run.json", json.dumps(_plain(dataclasses.asdict(run)), indent=1).encode(), once=not again)
 
     @contextmanager
-    def claim(self, run_id: str) -> Iterator[bool]:
-        """Hold a run's lock for the block; false where another process holds it. The lock dies with the process."""
+    def claim(self, run_id: str) -> Iterator[Claim | None]:
+        """Have a run in hand for the block; None where another process has."""
         folder = self.folder(run_id)
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "lock", "a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+        with claim(folder) as mine:
+            yield mine
 
-    def held(self, run_id: str) -> bool:
-        """Whether a process has a run in hand; looks only."""
-        try:
-            with open(self.folder(run_id) / "lock") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+    def held(self, run_id: str) -> Holder | None:
+        """The process that has a run in hand; looks only."""
+        return held(self.folder(run_id))
 
 
 def canonical_json(value: Any) -> str:

@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from torch import Tensor
 from architectures.backbone import Flops, SequenceMap
 from lab import carried, machine, optimizers, plugins
 from lab.budget import TRAIN_OVER_FORWARD, step_flops, steps_for
-from lab.checkpoint import DurableIO, random_states, restore_random_states
+from lab.checkpoint import DurableIO, random_states, restore_random_states, seed_generators
 from lab.errors import UsageError
 from lab.evaluation import evaluate_all
 from lab.gate import Leak, gate
@@ -232,8 +233,10 @@ class Recorder(L.Callback):
 
 
 def save(trainer: L.Trainer, folder: Path) -> None:
-    """Write the checkpoint; a disk that is full keeps the one before, and training goes on."""
+    """Write the checkpoint, after the rows that it counts on; a disk that is full keeps the one before, and training goes on."""
     try:
+        with open(folder / "curve.jsonl", "a") as curve:
+            os.fsync(curve.fileno())
         trainer.save_checkpoint(folder / "checkpoint")
     except OSError as error:
         warnings.warn(f"no checkpoint in {folder} ({error.strerror}); training goes on and tries again", stacklevel=2)
@@ -314,7 +317,7 @@ def train(
                       environment=machine.environment() | {"process": process})  # fmt: skip
             store.publish(run)
             return run
-    torch.manual_seed(spec.seed)
+    seed_generators(spec.seed)
     model = make()
     steps, per_step = plan_steps(model, task, spec)
     forward = sequence_cost(model, task, spec)
@@ -400,13 +403,19 @@ def _fit(learner: Learner, recorder: Recorder, parts: Parts, folder: Path, steps
             trainer.fit(learner, parts, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
         except Diverged as diverged:
             what, last = diverged.args
-            finite = "" if math.isnan(last) else f"; the last finite loss was {last:.4g}"
-            return f"{what} at step {recorder.next + 1}{finite}"
+            return _diverged(what, recorder.next + 1, last)
         except Interrupted:
             return "interrupted"
     save(trainer, folder)
+    if not all(parameter.isfinite().all() for parameter in learner.parameters()):
+        return _diverged("a weight was not finite", recorder.next, learner.loss)
     learner.to(trainer.strategy.root_device)  # Lightning leaves the model on the CPU; it is to be scored where it was trained
     return ""
+
+
+def _diverged(what: str, step: int, last: float) -> str:
+    finite = "" if math.isnan(last) else f"; the last finite loss was {last:.4g}"
+    return f"{what} at step {step}{finite}"
 
 
 def _state_size(spec: Spec, task: Task) -> int | None:

@@ -25,6 +25,8 @@ from tasks.task import Task
 BELOW_ONE = ("accuracy", "exact")
 LATER = ("minimum_flops", "optimizer_flops", "parameters_by_part")
 """Older records lack them."""
+FIRST = {"throughput": {}, "references": [], "leak_gate": ""}
+"""What the first records lack, empty."""
 _OF_A_RUN = ("flops", "tokens", "steps", "planned_steps", "seconds", "parameters", "evaluation_flops", "peak_memory")
 
 
@@ -64,7 +66,7 @@ def verify(folder: Path) -> Verdict:
     """What is off in a run's folder."""
     run = folder.resolve().name
     try:
-        record = _json(folder / "run.json")
+        record = FIRST | _json(folder / "run.json")
         if record["schema"] > SCHEMA:
             return Verdict(run, (f"run.json was made by a newer lab: schema {record['schema']}, this one reads {SCHEMA}",))
         spec = Spec.read(record["spec"])

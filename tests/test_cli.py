@@ -142,3 +142,15 @@ def test_list_and_show(capsys):
     shown = json.loads(out)
     assert shown["state_size"] == 3 * 2 * 10
     assert {setting["name"] for setting in shown["settings"]} == {"mlp", "hidden"}
+
+
+def test_an_interrupted_command_says_how_to_go_on(monkeypatch, capsys):
+    from lab import doctor
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "examine", interrupt)
+    monkeypatch.setattr(sys, "argv", ["lab", "doctor", "--results", "my runs", "--restart"])
+    code, out, err = lab("doctor", capsys=capsys)
+    assert (code, out, err) == (75, "", "lab: interrupted; go on with: lab doctor --results 'my runs'\n")

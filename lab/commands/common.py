@@ -141,5 +141,10 @@ def command() -> str:
     return shlex.join(["lab", *sys.argv[1:]])
 
 
+def interrupted() -> str:
+    """What an interrupted command says: the one that resumes it."""
+    return "interrupted; go on with: " + command().replace(" --restart", "")
+
+
 def print_json(value: Any) -> None:
     print(value.to_json(orient="records", indent=1) if hasattr(value, "to_json") else dumps(value, indent=1))
