@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -19,13 +18,8 @@ def lab(*argv, capsys=None):
     return caught.value.code, out, err
 
 
-def test_help_answers_at_once_and_imports_nothing_heavy():
-    times = []
-    for _ in range(3):
-        started = time.monotonic()
-        subprocess.run([sys.executable, "-m", "lab", "--help"], check=True, capture_output=True)
-        times.append(time.monotonic() - started)
-    assert min(times) < 0.5
+def test_help_imports_nothing_heavy():
+    subprocess.run([sys.executable, "-m", "lab", "--help"], check=True, capture_output=True)
     code = """if True:
         import sys
         from lab.cli import main

@@ -53,7 +53,7 @@ def brief(monkeypatch):
 @pytest.fixture(params=["transformer", "noisy"])
 def spec(request, monkeypatch):
     if request.param == "noisy":
-        monkeypatch.setattr(training, "build", lambda name, task, *, dim, depth, settings: Model(Noisy(dim, depth), task))
+        monkeypatch.setattr(training, "build", lambda name, task, *, dim, depth, **_: Model(Noisy(dim, depth), task))
     return overhead._spec_of(PLANNER, "transformer", "selective_copying", STEPS)
 
 
