@@ -25,12 +25,12 @@ import torch
 from tasks.task import Batch, Task, Tokens, random
 
 class Cycle(Task):
-    """Four zeros and a one, over and over: two symbols do not say what comes next."""
+    """Two zeros and two ones, over and over: one symbol does not say what comes next, two do."""
     inputs, outputs, held_out = Tokens(2), 2, 64
 
     def __init__(self, *, length: int = 2, symbols: int = 2000) -> None:
         self.length = self.answers = length
-        self.symbols_there = np.tile([0, 0, 0, 0, 1], symbols // 5)
+        self.symbols_there = np.tile([0, 0, 1, 1], symbols // 4)
 
     def sequence(self, split):
         return self.symbols_there
@@ -41,7 +41,7 @@ class Cycle(Task):
         return Batch(window[:, :-1], window[:, 1:])
 
     def baselines(self):
-        return {"chance": 0.8}
+        return {"chance": 0.5}
 '''
 OLD = (
     '{"architecture": "linear_rnn", "settings": {"states": null, "hidden": 64}, "dim": 24, "depth": 2, "task": "recall:pairs=2",'
@@ -127,8 +127,8 @@ def test_text_is_one_sequence(tmp_path):
 @pytest.mark.parametrize("architecture", ["lstm", "linear_rnn", "linear_rnn:gate=rglru", "transformer:attention=window,window=5"])
 def test_training_is_a_loop_with_the_state_detached(tmp_path, architecture):
     """Weights and losses bit for bit, from a loop written by hand, over the end of the text."""
-    monkeypatched = spec_for(architecture, "cycle:symbols=50", steps=14, batch=4, carry_state=True)
-    run, task = training.train(monkeypatched, Store(tmp_path)), build_task("cycle", {"symbols": 50})
+    monkeypatched = spec_for(architecture, "cycle:symbols=52", steps=14, batch=4, carry_state=True)
+    run, task = training.train(monkeypatched, Store(tmp_path)), build_task("cycle", {"symbols": 52})
     spec, recipe = run.spec, Recipe.read(run.spec.recipe)
     torch.manual_seed(spec.seed)
     model = build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings, recipe=recipe)
@@ -136,7 +136,7 @@ def test_training_is_a_loop_with_the_state_detached(tmp_path, architecture):
     peaks, losses, state = [group["lr"] for group in optimizer.param_groups], [], None
     for step in range(14):
         batch = carried.piece(task, "train", step, spec.batch, spec.seed)
-        if step % 6 == 0:  # 48 symbols in 4 rows of 6 pieces of 2
+        if step % 6 == 0:  # 48 of 52 symbols in 4 rows of 6 pieces of 2
             state = model.backbone.init_state(4)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * recipe.rate(step, 14)
@@ -158,14 +158,14 @@ def test_only_a_carried_state_knows_the_piece_before(tmp_path):
     scores = {}
     for carry in (False, True):
         planner = {"carry_state": carry, "recipe": Recipe(lr=0.02)}
-        spec = spec_for("lstm", steps=150, batch=8, **planner)
+        spec = spec_for("lstm", steps=200, batch=8, **planner)
         scores[carry] = training.train(spec, Store(tmp_path), leak_gate=False).scores["test"]
-    assert scores[False]["accuracy"] <= 0.82  # two zeros are followed by a one once in three times
+    assert scores[False]["accuracy"] <= 0.82  # the first symbol of a piece says nothing
     assert "accuracy@carried" not in scores[False]
-    assert scores[True]["accuracy@carried"] > 0.97
+    assert scores[True]["accuracy@carried"] >= 15 / 16  # all but the first of the 16 symbols of a lane
     assert scores[True]["accuracy"] <= 0.9
     frame = results(tmp_path)
-    assert frame["carry_state"].tolist() == [False, True]
+    assert sorted(frame["carry_state"]) == [False, True]
     assert set(labels.labelled(frame)["row"]) == {"lstm state fresh", "lstm state carried"}
 
 

@@ -129,6 +129,6 @@ def new_architecture(name: str, /) -> None:
         raise UsageError(f"new-architecture {name}: there is already one of that name; choose another")
     if path.exists():
         raise UsageError(f"new-architecture {name}: {path} exists and is left as it is; choose another name")
-    template = Template((Path(__file__).parent / "templates" / "architecture.py.txt").read_text("utf-8"))
+    template = Template((Path(__file__).parents[1] / "templates" / "architecture.py.txt").read_text("utf-8"))
     path.write_text(template.substitute(class_name=name.title().replace("_", "")), "utf-8")
     print(f"{path} is written; next: lab check {name} --plugin {path}")
