@@ -1,4 +1,4 @@
-"""What iso-FLOP sweeps say, in words and tables: the frontier of each architecture, and multipliers against the first."""
+"""What iso-FLOP sweeps say, in words and tables: the frontier of each architecture, and multipliers over the first."""
 
 # what pandas' own hints say of a row is a union of everything
 # pyright: reportAttributeAccessIssue=false
@@ -18,7 +18,7 @@ LOSSES = ("bits_per_byte",)
 
 @dataclass(frozen=True)
 class Summary:
-    """Frontiers by architecture, and the multiplier of the first over each other one."""
+    """Frontiers by architecture, and the multiplier of each other one over the first."""
 
     runs: Mapping[str, pd.DataFrame]
     unit: str
@@ -28,9 +28,7 @@ class Summary:
 
     def __str__(self) -> str:
         parts = [self._of(name) for name in self.runs]
-        first = next(iter(self.runs))
-        for name, found in self.multipliers.items():
-            parts.append(f"{first} against {name}: {str(found).replace('b / FLOPs of a', f'{name} / FLOPs of {first}')}")
+        parts += [f"{name} over {next(iter(self.runs))}: {found}" for name, found in self.multipliers.items()]
         return "\n\n".join(parts)
 
     def as_json(self) -> dict[str, Any]:
@@ -62,7 +60,7 @@ class Summary:
 
 
 def summarise(runs: Mapping[str, pd.DataFrame]) -> Summary:
-    """Frontiers of the runs of each architecture, and multipliers of the first over the others; loss on the test split."""
+    """Frontiers of the runs of each architecture, and multipliers of the others over the first; loss on the test split."""
     known = {name: with_loss(frame) for name, frame in runs.items()}
     metrics = {str(metric) for frame in known.values() for metric in frame["metric"]} & set(LOSSES)
     unit = METRICS[metrics.pop()] if metrics else "loss (nats)"
@@ -74,7 +72,9 @@ def summarise(runs: Mapping[str, pd.DataFrame]) -> Summary:
             refusals[name] = str(error)
     first = next(iter(known))
     multipliers = {
-        name: multiplier(known[first], known[name]) for name in list(frontiers) if first in frontiers and name != first
+        name: multiplier(known[name], known[first], names=(name, first))
+        for name in frontiers
+        if first in frontiers and name != first
     }
     return Summary(runs, unit, frontiers, refusals, multipliers)
 

@@ -113,7 +113,7 @@ class Setup(Training):
 USUAL = Setup()
 
 
-def present(frame: "DataFrame", results: str, out: str) -> None:
+def present(frame: "DataFrame", results: str, out: str, reference: str | None = None) -> None:
     """Show the table on standard output; figures and the report in `out`."""
     from lab import analysis
 
@@ -121,7 +121,7 @@ def present(frame: "DataFrame", results: str, out: str) -> None:
     folder = Path(out)
     curves = curves.loc[curves["id"].isin(frame["id"])]
     print(analysis.render(frame, curves))
-    path = analysis.write_report(frame, curves, folder, command())
+    path = analysis.write_report(frame, curves, folder, command(), reference)
     print(f"report:  {path}\nfigures: {folder / 'figures'}")
     print("next:    lab compare with --budget raised, or with --architectures ... my_arch --plugin my_arch.py")
 

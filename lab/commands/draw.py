@@ -7,7 +7,10 @@ from lab.commands.common import Names, present, stored
 from lab.errors import UsageError
 
 
-def plot(kind: str | None = None, /, *, results: str = "results", out: str | None = None, task: Names | None = None) -> None:
+def plot(
+    kind: str | None = None, /, *, results: str = "results", out: str | None = None, task: Names | None = None,
+    reference: str | None = None,
+) -> None:  # fmt: skip
     """Draw figures from the runs in a store, as PNG, SVG, PDF and CSV.
 
     Parameters
@@ -20,6 +23,8 @@ def plot(kind: str | None = None, /, *, results: str = "results", out: str | Non
         Folder for the figures; <results>/figures where none is given.
     task
         Only these tasks.
+    reference
+        Architecture of a sweep that the others are set against; the first by name where none is given.
     """
     from pandas import read_csv
 
@@ -31,7 +36,7 @@ def plot(kind: str | None = None, /, *, results: str = "results", out: str | Non
         raise UsageError(f"lab plot {kind}: no such figure; {f'{near[0]} is one, ' if near else ''}all: {', '.join(KINDS)}")
     steps = Path(results, "ladder.csv")  # of a ladder study
     ladder = read_csv(steps) if steps.exists() else None
-    material = analysis.Material(stored(results, task), analysis.curves(results), ladder=ladder)
+    material = analysis.Material(stored(results, task), analysis.curves(results), reference, ladder)
     paths = analysis.draw_all(material, Path(out or f"{results}/figures"), *([kind] if kind else []))
     if kind and not paths:
         raise UsageError(f"lab plot {kind}: --results {results} lacks {KINDS[kind].needs}")
@@ -39,7 +44,7 @@ def plot(kind: str | None = None, /, *, results: str = "results", out: str | Non
         print(path)
 
 
-def report(*, results: str = "results", out: str | None = None, task: Names | None = None) -> None:
+def report(*, results: str = "results", out: str | None = None, task: Names | None = None, reference: str | None = None) -> None:
     """Write one HTML page about all runs in a store.
 
     Parameters
@@ -50,5 +55,7 @@ def report(*, results: str = "results", out: str | None = None, task: Names | No
         Folder for the page; <results>/report where none is given.
     task
         Only these tasks.
+    reference
+        Architecture of a sweep that the others are set against; the first by name where none is given.
     """
-    present(stored(results, task), results, out or f"{results}/report")
+    present(stored(results, task), results, out or f"{results}/report", reference)
