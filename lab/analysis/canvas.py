@@ -152,6 +152,8 @@ def power(value: float, place: int | None = None) -> str:
     """10\u2079 or 2\u00b710\u2079; plain from 0.01 to 9999."""
     if 0.01 <= value < 1e4:
         return f"{value:g}"
+    if value <= 0:  # a linear locator on a logarithmic axis may ask for it
+        return ""
     exponent = math.floor(math.log10(value) + 1e-9)
     factor = value / 10**exponent
     raised = str(exponent).translate(

@@ -120,7 +120,11 @@ def present(frame: "DataFrame", results: str, out: str, reference: str | None = 
     curves = analysis.curves(results)
     folder = Path(out)
     curves = curves.loc[curves["id"].isin(frame["id"])]
-    print(analysis.render(frame, curves))
+    material = analysis.Material(frame, curves, reference)
+    for sweep in material.sweeps:
+        print(f"{sweep.task}\n\n{analysis.summarise({name: sweep.of(name) for name in sweep.names})}\n")
+    if len(material.comparison):
+        print(analysis.render(material.comparison, curves))
     path = analysis.write_report(frame, curves, folder, command(), reference)
     print(f"report:  {path}\nfigures: {folder / 'figures'}")
     print("next:    lab compare with --budget raised, or with --architectures ... my_arch --plugin my_arch.py")
