@@ -32,8 +32,8 @@ class Found:
     choices: dict[str, dict[float, Choice]]
 
 
-def tell_plan(sweeps: Mapping[str, Sweep], searches: Mapping[tuple[str, float], Search], workers: int) -> int:
-    """Print FLOPs, runs and hours of what is foreseen, with speeds measured here and now; the number of runs.
+def tell_plan(sweeps: Mapping[str, Sweep], searches: Mapping[tuple[str, float], Search], workers: int) -> None:
+    """Print FLOPs, runs and hours of what is foreseen, with speeds measured here and now.
 
     Foreseen are the trials of the learning rates, and sweeps whose optima lie where the first guess says.
     """
@@ -58,7 +58,6 @@ def tell_plan(sweeps: Mapping[str, Sweep], searches: Mapping[tuple[str, float], 
         total, hours, flops = total + len(runs), hours + mine, flops + spent
     told = f"{total} runs, {shown(flops)} FLOPs, about {hours:.2f} hours of training with {workers} workers"
     print(f"{told}, if optima lie where the first guess is; less what is done, and evaluation besides", file=sys.stderr)
-    return total
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def carry_out(
     }
     store = Store(results)
     store.check_writable()
-    foreseen = tell_plan(sweeps, searches, workers)
+    tell_plan(sweeps, searches, workers)
     if plan_only:
         return Found({}, {})
 
@@ -116,6 +115,7 @@ def carry_out(
         for (name, size), choice in choose(searches, results, pool, called).items():
             choices.setdefault(name, {})[size] = choice
         sweeps = {name: _tuned(sweep, choices[name]) for name, sweep in sweeps.items()}
+    foreseen = sum(len(sweep.expected()) for sweep in sweeps.values())
     outcomes = settle(list(sweeps.values()), store, lambda: pool(store), foreseen, called)
     records = load_results(results)
     return Found({name: sweep.frame(records, outcomes) for name, sweep in sweeps.items()}, choices)
