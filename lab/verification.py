@@ -6,7 +6,7 @@ What no law ties to the rest cannot be told: a score that was moved within its r
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -98,8 +98,10 @@ def _identity(run: str, record: dict[str, Any], spec: Spec, written: Any) -> Ite
         yield f"the id is {record['id']}, the spec's hash is {spec.id}"
     if run != spec.id:
         yield f"the folder is named {run}, the spec's hash is {spec.id}"
-    if written != record["spec"]:
-        names = [field.name for field in fields(Spec) if written.get(field.name) != record["spec"].get(field.name)]
+    usual = {field.name: field.default for field in fields(Spec) if field.default is not MISSING}
+    beside, within = usual | written, usual | record["spec"]  # records from before a field lack it
+    if beside != within:
+        names = [field.name for field in fields(Spec) if beside.get(field.name) != within.get(field.name)]
         yield f"spec.json and the spec in run.json differ in {', '.join(names) or 'keys'}"
     if record["status"] not in get_args(Status) or record["status"] == "interrupted":
         yield f"status {record['status']!r} is none that is published"

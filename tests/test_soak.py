@@ -1,10 +1,15 @@
 """The faults of the soak in small, each for real; `make soak` does them hundreds of times."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from soak import checkpoints, commands, records, resume, storm
+from soak.tally import Tally
 from soak.ways import VARIANTS, cases
-
-from lab import stopping
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -31,11 +36,18 @@ def test_promises_are_kept(tmp_path, inflict, scale):
     held(inflict(scale, 0, tmp_path))
 
 
-@pytest.mark.parametrize("case", ["noise of every generator", *(case for case in cases() if case in VARIANTS)])
+@pytest.mark.parametrize("case", [case for case in cases() if case in VARIANTS])
 def test_a_killed_run_is_the_run(tmp_path, case):
     held(resume.soak(case, 0.1, 0, tmp_path))
 
 
-def test_a_signal_ends_a_run_and_the_printed_command_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(stopping, "PATIENCE", 1.0)
-    held(commands.signals(0.4, 1, tmp_path))
+@pytest.mark.parametrize(
+    ("fault", "scale"),
+    [("resume noise of every generator", 0.1), pytest.param("run-signals", 0.4, marks=pytest.mark.slow)],
+)
+def test_in_a_process_of_its_own(fault, scale):
+    """The checks of types in tests draw from Python's generator, and what a killed command says must not be captured here."""
+    command = [sys.executable, "-m", "soak", "--one", fault, "--scale", str(scale)]
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    held(Tally(**json.loads(done.stdout.splitlines()[-1])))

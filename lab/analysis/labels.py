@@ -142,7 +142,7 @@ def conditions(frame: pd.DataFrame) -> dict[str, str]:
 
 def set_ups(frame: pd.DataFrame) -> pd.Series:
     """The recipes, their learning rates left out."""
-    return frame["recipe"].str.replace(r", lr=[^,]+", "", regex=True)
+    return frame["recipe"].map(lambda recipe: re.sub(r", lr=[^,]+", "", recipe))
 
 
 def recipes(frame: pd.DataFrame) -> str:
