@@ -330,7 +330,7 @@ def test_published_ratios_of_a_transformer(dim, depth, vocabulary, length, bare,
 
 
 def test_the_table_of_every_architecture():
-    rows = ledger.ledger(NAMES, 16, 1, [33], 32, with_torch=False)
+    rows = ledger.ledger(NAMES, 16, 1, [33], 32)
     assert [row["architecture"] for row in rows] == NAMES
     frame = pd.DataFrame(rows)
     assert (frame["contraction"] <= frame["headline"]).all()
