@@ -75,7 +75,7 @@ def torch_counts(backbone: Backbone, length: int, vocabulary: int) -> int:
 
 def render(rows: Sequence[Row]) -> str:
     """A table: FLOPs a token, and every other convention over that."""
-    lines = [("architecture", "length", "FLOPs/token", *HEADS)]
+    lines: list[tuple[str, ...]] = [("architecture", "length", "FLOPs/token", *HEADS)]
     for row in rows:
         ratios = (f"{row[name] / row['headline']:.3f}" for name in HEADS)
         lines.append((row["architecture"], f"{row['length']:,}", f"{row['headline']:,.0f}", *ratios))
