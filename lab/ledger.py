@@ -22,9 +22,7 @@ HEADS = ("contraction", "all", "minimum", "torch", "6nd_nonembedding", "6nd", "p
 Row = dict[str, Any]
 
 
-def ledger(
-    architectures: Sequence[str], dim: int, depth: int, lengths: Sequence[int], vocabulary: int
-) -> list[Row]:
+def ledger(architectures: Sequence[str], dim: int, depth: int, lengths: Sequence[int], vocabulary: int) -> list[Row]:
     """A row for each architecture (`name:setting=value`) and length: parameters and, for each convention, training FLOPs a token.
 
     Raises:

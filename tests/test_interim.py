@@ -50,11 +50,12 @@ def brief(monkeypatch):
     monkeypatch.setattr(training, "throughput", lambda *_: {})
 
 
-@pytest.fixture(params=["transformer", "noisy"])
+@pytest.fixture(params=["transformer", "linear_rnn", "noisy"])
 def spec(request, monkeypatch):
     if request.param == "noisy":
         monkeypatch.setattr(training, "build", lambda name, task, *, dim, depth, **_: Model(Noisy(dim, depth), task))
-    return overhead._spec_of(PLANNER, "transformer", "selective_copying", STEPS)
+    architecture = "linear_rnn" if request.param == "linear_rnn" else "transformer"  # one that remembers tables of its parameters
+    return overhead._spec_of(PLANNER, architecture, "selective_copying", STEPS)
 
 
 def kept(store, spec):
