@@ -83,7 +83,10 @@ def compare(results, *more, **popen):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen)
 
 
-@pytest.mark.parametrize(("action", "reason"), [("os._exit(7)", "exit code 7"), ("raise RuntimeError('too hot')", "too hot")])
+@pytest.mark.parametrize(
+    ("action", "reason"),
+    [("os._exit(7)", "exit code 7"), pytest.param("raise RuntimeError('too hot')", "too hot", marks=pytest.mark.slow)],
+)
 def test_a_plug_in_that_fails_is_counted_and_the_others_go_on(tmp_path, action, reason):
     file = tmp_path / "fatal.py"
     file.write_text(FATAL.replace("ACTION", action))

@@ -36,7 +36,13 @@ def test_promises_are_kept(tmp_path, inflict, scale):
     held(inflict(scale, 0, tmp_path))
 
 
-@pytest.mark.parametrize("case", [case for case in cases() if case in VARIANTS])
+IN_SMALL = ("dropout", "accumulation", "carried state")
+"""The rest of the ways of training takes longer."""
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case in IN_SMALL else pytest.mark.slow) for case in cases() if case in VARIANTS]
+)
 def test_a_killed_run_is_the_run(tmp_path, case):
     held(resume.soak(case, 0.1, 0, tmp_path))
 
