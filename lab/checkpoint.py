@@ -35,6 +35,7 @@ class DurableIO(CheckpointIO):
             spare.unlink(missing_ok=True)
             os.link(newest, spare)
             os.replace(spare, before)
+            spare.unlink(missing_ok=True)  # still there where a killed save had made both one file: then a rename does nothing
         write_durably(newest, buffer.getvalue())
 
     def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> dict:

@@ -148,12 +148,12 @@ def set_ups(frame: pd.DataFrame) -> pd.Series:
 def recipes(frame: pd.DataFrame) -> str:
     """The training recipe in words: nothing where it is the lab's for all, and where there are several whose each is.
 
-    Where rates differ between the runs of one architecture, as after tuning, each architecture's range is said.
+    Where an architecture has many rates, as after tuning by size, each architecture's range is said.
     """
     of = set_ups(frame)
-    rates = frame.groupby([of, "architecture"])["lr"].agg(["min", "max"])
-    if (rates["min"] < rates["max"]).any():
-        each = [f"{name or 'not recorded'} ({of}: lr {low:g} to {high:g})" for (name, of), low, high in rates.itertuples()]
+    rates = frame.groupby([of, "architecture"])["lr"].agg(["min", "max", "nunique"])
+    if (rates["nunique"] > 3).any():
+        each = [f"{name or 'not recorded'} ({of}: lr {low:g} to {high:g})" for (name, of), low, high, _ in rates.itertuples()]
         return "recipes " + "; ".join(each)
     architectures = frame.groupby("recipe")["architecture"].unique()
     if len(architectures) == 1:
