@@ -12,7 +12,7 @@ from pandas import DataFrame
 from lab import machine
 from lab.analysis.frame import results as load_results
 from lab.budget import shown
-from lab.comparison import cores
+from lab.comparison import side_by_side
 from lab.engine import Pool
 from lab.overhead import bare
 from lab.planning import Planned, Planner, Shape
@@ -92,7 +92,7 @@ def carry_out(
         BudgetError: a budget does not pay for a step.
     """
     called = time.monotonic() if started is None else started
-    workers = workers or cores()
+    workers = side_by_side(workers)
     sweeps = {name: Sweep(setup.planner, setup.architecture, task, grid, depth) for name, setup in setups.items()}
     tuned_at = {grid.budgets[i] for i in (0, len(grid.budgets) // 2, -1)} if trials else ()
     searches = {

@@ -17,6 +17,7 @@ from architectures.stack import Residual
 from lab import plugins
 from lab.errors import UsageError
 from lab.recipe import Recipe
+from lab.run import Spec
 from tasks.task import Task, Tokens, Vectors
 
 
@@ -168,6 +169,11 @@ def build(
         return Model(cls(dim, depth, causal=task.causal, **settings), task, recipe)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UsageError(f"--architectures {name} at dim={dim}, depth={depth}: {error}") from error
+
+
+def model_of(spec: Spec, task: Task) -> Model:
+    """The model of a run, with the weights it begins with from torch's generator. task: the spec's."""
+    return build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings, recipe=Recipe.read(spec.recipe))
 
 
 def build_task(name: str, settings: Mapping[str, Any]) -> Task:

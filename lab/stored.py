@@ -5,8 +5,7 @@ from pathlib import Path
 
 from lab.checkpoint import DurableIO
 from lab.errors import UsageError
-from lab.model import Model, build, build_task
-from lab.recipe import Recipe
+from lab.model import Model, build_task, model_of
 from lab.run import Spec, Store
 from tasks.task import Task
 
@@ -29,8 +28,7 @@ def load(run: str, store: Store) -> tuple[Spec, Task, Model]:
     if not (folder / "checkpoint").exists():
         raise UsageError(f"run {run[:80]!r}: it has no checkpoint ({folder / 'checkpoint'}); lab run makes one")
     task = build_task(spec.names[1], spec.task_settings)
-    recipe = Recipe.read(spec.recipe)
-    model = build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings, recipe=recipe)
+    model = model_of(spec, task)
     weights = DurableIO().load_checkpoint(folder / "checkpoint")["state_dict"]
     try:
         model.load_state_dict({name.removeprefix("model."): value for name, value in weights.items()})

@@ -31,7 +31,7 @@ from lab.errors import UsageError
 from lab.evaluation import evaluate_all
 from lab.gate import Leak, gate
 from lab.interim import Interim
-from lab.model import Model, build, build_task, count_parameters, state_size
+from lab.model import Model, build_task, count_parameters, model_of, state_size
 from lab.recipe import Recipe
 from lab.run import Run, Spec, Store, write_durably
 from lab.throughput import throughput
@@ -275,7 +275,7 @@ def sequence_cost(model: Model, task: Task, spec: Spec) -> Flops:
     except (NotImplementedError, ValueError) as error:
         raise UsageError(f"--carry-state with --task {spec.task}: {error}") from error
     with torch.device("meta"):
-        backbone = build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings).backbone
+        backbone = model_of(spec, task).backbone
     try:
         past = carried.settled(backbone, task.length, pieces) * task.length
     except ValueError as error:
@@ -305,7 +305,7 @@ def train(
     recipe = Recipe.read(spec.recipe)
 
     def make() -> Model:
-        return build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings, recipe=recipe)
+        return model_of(spec, task)
 
     looked = "off"
     if leak_gate:
@@ -420,7 +420,7 @@ def _diverged(what: str, step: int, last: float) -> str:
 
 def _state_size(spec: Spec, task: Task) -> int | None:
     with torch.device("meta"):
-        backbone = build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings).backbone
+        backbone = model_of(spec, task).backbone
     return state_size(backbone, task.length)
 
 

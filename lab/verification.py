@@ -16,7 +16,7 @@ from architectures.backbone import SequenceMap
 from lab import optimizers, plugins
 from lab.budget import TRAIN_OVER_FORWARD
 from lab.errors import UsageError
-from lab.model import Model, build, build_task, count_parameters, state_size
+from lab.model import Model, build_task, count_parameters, model_of, state_size
 from lab.recipe import Recipe
 from lab.run import SCHEMA, LeakGate, Spec, Status, Store
 from lab.training import flops_by_kind, plan_steps, sequence_cost
@@ -184,7 +184,7 @@ def _rebuilt(record: dict[str, Any], spec: Spec) -> tuple[list[str], str]:
         now = {"tasks": plugins.fingerprint("tasks", task_name)}
         task = build_task(task_name, spec.task_settings)
         with torch.device("meta"):
-            model = build(name, task, dim=spec.dim, depth=spec.depth, settings=spec.settings, recipe=Recipe.read(spec.recipe))
+            model = model_of(spec, task)
         kinds = {type(module) for module in model.backbone.modules() if isinstance(module, SequenceMap)}
         now["architectures"] = plugins.fingerprint("architectures", name, kinds)
     except UsageError as error:

@@ -53,7 +53,7 @@ def brief(monkeypatch):
 @pytest.fixture(params=["transformer", "linear_rnn", "noisy"])
 def spec(request, monkeypatch):
     if request.param == "noisy":
-        monkeypatch.setattr(training, "build", lambda name, task, *, dim, depth, **_: Model(Noisy(dim, depth), task))
+        monkeypatch.setattr(training, "model_of", lambda spec, task: Model(Noisy(spec.dim, spec.depth), task))
     architecture = "linear_rnn" if request.param == "linear_rnn" else "transformer"  # one that remembers tables of its parameters
     return overhead._spec_of(PLANNER, architecture, "selective_copying", STEPS)
 

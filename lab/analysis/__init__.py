@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lab.analysis.report import draw_all, write_report
     from lab.analysis.speed import speed_by_task, throughput_against_length
     from lab.analysis.surface import LossSurface, fit_loss_surface
-    from lab.analysis.sweeps import summarise
+    from lab.analysis.sweeps import summarise, told
     from lab.analysis.variants import accuracy_by_slice, quality_beyond_training
 
 _MODULES = {
@@ -45,7 +45,7 @@ _MODULES = {
     "plots": ("quality_against_flops", "quality_by_task"),
     "report": ("draw_all", "write_report"),
     "speed": ("speed_by_task", "throughput_against_length"),
-    "sweeps": ("summarise",),
+    "sweeps": ("summarise", "told"),
     "surface": ("LossSurface", "fit_loss_surface"),
     "variants": ("accuracy_by_slice", "quality_beyond_training"),
 }
@@ -56,8 +56,8 @@ __all__ = [
     "holm", "interquartile_mean", "kaplan_meier", "multiplier", "pairs", "performance_profile",
     "probability_of_improvement", "quality_against_flops", "quality_beyond_training", "quality_by_task", "render",
     "restate", "results", "sign_flip", "solve_table", "solving_multiplier", "solving_profile", "solving_score", "speed_by_task",
-    "stratified_bootstrap", "summarise", "summary", "sweep_figures", "table", "throughput_against_length", "verdicts", "wilson",
-    "write", "write_report",
+    "stratified_bootstrap", "summarise", "summary", "sweep_figures", "table", "throughput_against_length", "told", "verdicts",
+    "wilson", "write", "write_report",
 ]  # fmt: skip
 
 

@@ -5,12 +5,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from lab.analysis.isoflop import Frontier, Multiplier, frontier, multiplier
 from lab.analysis.labels import METRICS, outcome, quantity
+
+if TYPE_CHECKING:
+    from lab.analysis.figures.sweep import Sweep
 
 LOSSES = ("bits_per_byte",)
 """Metrics that are losses themselves, and read instead of nats."""
@@ -77,6 +80,12 @@ def summarise(runs: Mapping[str, pd.DataFrame]) -> Summary:
         if first in frontiers and name != first
     }
     return Summary(runs, unit, frontiers, refusals, multipliers)
+
+
+def told(sweep: "Sweep") -> str:
+    """The same of a sweep whose frontiers and multipliers are there already."""
+    unit = "loss (nats)" if sweep.unit == "nats" else sweep.unit
+    return str(Summary({name: sweep.of(name) for name in sweep.names}, unit, sweep.frontiers, {}, sweep.multipliers))
 
 
 def with_loss(frame: pd.DataFrame) -> pd.DataFrame:

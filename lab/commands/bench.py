@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from lab.commands.common import USUAL, Flag, Names, Setup, command, print_json
+from lab.commands.common import USUAL, Flag, Names, Setup, add_plugins, command, print_json
 from lab.errors import UsageError
 
 bench = App(name="bench", help="Measure speed: of architectures, and of the lab itself.", help_format="plaintext")
@@ -151,8 +151,7 @@ def bench_tasks(*, tasks: Names | None = None, plugin: Names | None = None, json
     """
     from lab import overhead, plugins
 
-    for file in plugin or []:
-        plugins.add_file(file)
+    add_plugins(plugin)
     rows = overhead.tasks(tasks or plugins.names("tasks"))
     if json:
         print_json(rows)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lab.commands.common import Flag, Names, print_json
+from lab.commands.common import Flag, Names, add_plugins, print_json
 from lab.errors import UsageError
 
 
@@ -18,8 +18,7 @@ def list_(*, plugin: Names | None = None, json: Flag = False) -> None:
     """
     from lab import plugins, presets
 
-    for file in plugin or []:
-        plugins.add_file(file)
+    add_plugins(plugin)
     found = {
         kind: [{"name": name, "summary": plugins.summary(kind, name)} for name in plugins.names(kind)]
         for kind in ("architectures", "tasks")
@@ -71,10 +70,9 @@ def show(
     json
         Print JSON.
     """
-    from lab import description, plugins, presets
+    from lab import description, presets
 
-    for file in plugin or []:
-        plugins.add_file(file)
+    add_plugins(plugin)
     if name in presets.names():
         recipe = presets.described(name)
         print_json(recipe) if json else print(presets.render(recipe))

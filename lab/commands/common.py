@@ -63,13 +63,12 @@ class Training:
 
     def planner(self) -> "Planner":
         """The planner that these flags describe, for models of the usual shape."""
-        from lab import machine, plugins, presets
+        from lab import machine, presets
         from lab.planning import Planner
 
         if not self.tuned:
             os.environ[machine.UNTUNED] = "1"  # workers inherit it
-        for file in self.plugin or []:
-            plugins.add_file(file)
+        add_plugins(self.plugin)
         if self.lr is not None and not 0 < self.lr <= 1:
             raise UsageError(f"--lr {self.lr}: must be above 0 and at most 1")
         recipe = None if self.recipe is None else presets.read(self.recipe)
@@ -113,6 +112,14 @@ class Setup(Training):
 USUAL = Setup()
 
 
+def add_plugins(files: list[str] | None) -> None:
+    """Make the architectures and tasks of these files known; their code is run."""
+    from lab import plugins
+
+    for file in files or []:
+        plugins.add_file(file)
+
+
 def present(frame: "DataFrame", results: str, out: str, reference: str | None = None) -> None:
     """Show the table on standard output; figures and the report in `out`."""
     from lab import analysis
@@ -122,7 +129,7 @@ def present(frame: "DataFrame", results: str, out: str, reference: str | None = 
     curves = curves.loc[curves["id"].isin(frame["id"])]
     material = analysis.Material(frame, curves, reference)
     for sweep in material.sweeps:
-        print(f"{sweep.task}\n\n{analysis.summarise({name: sweep.of(name) for name in sweep.names})}\n")
+        print(f"{sweep.task}\n\n{analysis.told(sweep)}\n")
     if len(material.comparison):
         print(analysis.render(material.comparison, curves))
     path = analysis.write_report(frame, curves, folder, command(), reference)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lab.commands.common import Flag, Names, print_json
+from lab.commands.common import Flag, Names, add_plugins, print_json
 
 
 def flops(
@@ -39,8 +39,7 @@ def flops(
     """
     from lab import ledger, plugins
 
-    for file in plugin or []:
-        plugins.add_file(file)
+    add_plugins(plugin)
     names = architectures or plugins.names("architectures")
     rows = ledger.ledger(names, dim, depth, lengths or [256, 1024, 4096], vocabulary)
     if json:

@@ -1,6 +1,6 @@
 """`lab generate`."""
 
-from lab.commands.common import Names
+from lab.commands.common import Names, add_plugins
 from lab.errors import UsageError
 
 
@@ -40,11 +40,10 @@ def generate(
         raise UsageError(f"--tokens {tokens}: at least 1")
     if not 0 <= temperature < float("inf"):
         raise UsageError(f"--temperature {temperature}: must be 0 or more")
-    from lab import generation, plugins
+    from lab import generation
     from lab.run import Store
 
-    for file in plugin or []:
-        plugins.add_file(file)
+    add_plugins(plugin)
     model = generation.load(run, Store(results))
     given = prompt.encode("utf-8", "surrogateescape")
     print(given.decode("utf-8", "replace"), end="", flush=True)

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from cyclopts import App
 
-from lab.commands.common import Flag, Names, print_json
+from lab.commands.common import Flag, Names, add_plugins, print_json
 from lab.errors import UsageError
 
 probe = App(name="probe", help="Look inside a trained model of a stored run.", help_format="plaintext")
@@ -31,12 +31,10 @@ def noise_scale(
     """
     if not 2 <= measurements <= 1 << 16:
         raise UsageError(f"--measurements {measurements}: from 2 to {1 << 16}")
-    from lab import plugins
     from lab.probes.noise_scale import measure
     from lab.run import Store
 
-    for file in plugin or []:
-        plugins.add_file(file)
+    add_plugins(plugin)
     found = measure(run, Store(results), measurements)
     if json:
         print_json(asdict(found) | {"batch": found.batch})

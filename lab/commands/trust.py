@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lab.commands.common import Flag, Names, print_json
+from lab.commands.common import Flag, Names, add_plugins, print_json
 from lab.errors import UsageError
 
 
@@ -85,13 +85,11 @@ def verify(
     """
     if bool(runs) == all:
         raise UsageError("verify: name runs by id or folder, or give --all")
-    from lab import plugins
     from lab.run import Store
     from lab.verification import folders
     from lab.verification import verify as verify_one
 
-    for file in plugin or []:
-        plugins.add_file(file)
+    add_plugins(plugin)
     sound = True
     for folder in folders(runs or [], Store(results)):
         verdict = verify_one(folder)
