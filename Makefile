@@ -18,6 +18,9 @@ test: .venv/installed-dev
 	.venv/bin/lint-imports
 	.venv/bin/pytest -n 2 $(ARGS)
 
+soak: .venv/installed-dev
+	PYTHONPATH=tests .venv/bin/python -m soak $(ARGS)
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	test -d .venv || $(PYTHON) -m venv .venv
@@ -29,4 +32,4 @@ test: .venv/installed-dev
 	$(PIP) -e '.[dev]'
 	@touch $@
 
-.PHONY: compare docs test
+.PHONY: compare docs soak test

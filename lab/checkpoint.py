@@ -35,6 +35,7 @@ class DurableIO(CheckpointIO):
             spare.unlink(missing_ok=True)
             os.link(newest, spare)
             os.replace(spare, before)
+            spare.unlink(missing_ok=True)  # still there where a killed save had made both one file: then a rename does nothing
         write_durably(newest, buffer.getvalue())
 
     def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> dict:
@@ -57,7 +58,8 @@ class DurableIO(CheckpointIO):
                 wrong.append(f"{file.name} holds more than tensors and plain numbers and is not loaded ({type(error).__name__})")
                 continue
             if wrong:
-                warnings.warn(f"{wrong[0]}; going on from the checkpoint before, {file}", stacklevel=2)
+                # at level 2 it would be Lightning's, whose warnings are silenced
+                warnings.warn(f"{wrong[0]}; going on from the checkpoint before, {file}", stacklevel=1)
             return found
         raise UsageError(f"no checkpoint in {Path(path).parent} can be read ({'; '.join(wrong)}); lab run --restart begins anew")
 
@@ -93,6 +95,13 @@ def _known(sums: Path) -> list[str]:
         return sums.read_text("ascii").split()
     except (OSError, UnicodeDecodeError):
         return []
+
+
+def seed_generators(seed: int) -> None:
+    """Begin every global generator anew."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
 
 
 def random_states() -> dict[str, Any]:

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs, so that `lab --help` answers at
 import errno
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,8 +15,8 @@ from typing import Any, NoReturn
 
 from cyclopts import App, CycloptsError
 
-from lab.commands import bench, catalogue, compare, draw, flops, frontier, trust
-from lab.commands.common import command
+from lab.commands import bench, catalogue, compare, draw, flops, frontier, generate, probe, study, trust
+from lab.commands.common import interrupted
 from lab.errors import UsageError, place
 from lab.terminal import Plain
 
@@ -30,18 +31,21 @@ app = App(
     help="Compare sequence architectures at equal compute.",
     help_format="plaintext",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,  # main says how to go on
 )
 for each in (
-    compare.compare, compare.run, frontier.frontier, catalogue.prepare, catalogue.show, catalogue.new_architecture,
-    trust.check, trust.verify, trust.doctor, draw.plot, draw.report, flops.flops,
+    compare.compare, compare.run, frontier.frontier, study.study, catalogue.prepare, catalogue.show, catalogue.new_architecture,
+    trust.check, trust.verify, trust.doctor, draw.plot, draw.report, flops.flops, generate.generate,
 ):  # fmt: skip
     app.command(each)
 app.command(catalogue.list_, name="list")
 app.command(bench.bench)
+app.command(probe.probe)
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 a run failed, 2 bad usage, 3 impossible budget, 75 interrupted and resumable."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     with _one_line_each():
         for argument in sys.argv[1:] if argv is None else argv:
             if "\0" in argument or re.search("[\ud800-\udc7f\udd00-\udfff]", argument):
@@ -56,10 +60,12 @@ def main(argv: list[str] | None = None) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         except KeyboardInterrupt:
-            _fail("interrupted; the same command continues: " + command(), 75)
+            _fail(interrupted(), 75)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            _fail(f"{where}{error.strerror or error}", 2 if error.errno in _NO_SUCH_PATH else 1)
+            if error.errno in _NO_SUCH_PATH:
+                _fail(f"{where}{error.strerror}", 2)
+            _fail(f"{where}{error.strerror or error}; once that is mended, the same command goes on from what is whole", 1)
         except MemoryError as error:
             _fail(f"out of memory; a smaller --batch, --dim or --depth needs less ({error})", 1)
         except Exception as error:

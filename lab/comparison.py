@@ -21,6 +21,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def side_by_side(workers: int | None) -> int:
+    """How many runs at once: as many as asked for, or as there are cores.
+
+    Raises:
+        UsageError: fewer than one, or absurdly many.
+    """
+    within("--workers", workers, 1, 1024)
+    return workers or cores()
+
+
 def compare(
     architectures: Sequence[str],
     tasks: Sequence[str],
@@ -45,12 +55,12 @@ def compare(
         UsageError: something in the request is unknown, ill-typed or refused; nothing was started.
         KeyboardInterrupt: after the workers wrote their checkpoints.
     """
-    within("--workers", workers, 1, 1024)
+    workers = side_by_side(workers)
     called = time.monotonic()
     store, planner = Store(results), planner or Planner()
 
     def pool(root: Store) -> Pool:
-        return Pool(workers or cores(), str(root.root), plugin_files, leak_gate=leak_gate)
+        return Pool(workers, str(root.root), plugin_files, leak_gate=leak_gate)
 
     ready = None if trials else pool(store)  # first of all: it imports while this one plans
     try:

@@ -158,7 +158,9 @@ _FREE = """
     _weight_norm_interface_backward cudnn_batch_norm_backward max_pool2d_with_indices
     max_pool2d_with_indices_backward avg_pool2d avg_pool2d_backward _adaptive_avg_pool2d
     _adaptive_avg_pool2d_backward upsample_nearest1d upsample_linear1d glu glu_backward prelu _prelu_kernel
-    _prelu_kernel_backward gelu_backward silu_backward ger _thnn_fused_lstm_cell
+    _prelu_kernel_backward gelu_backward silu_backward softplus_backward elu_backward
+    hardtanh_backward leaky_relu_backward threshold_backward sigmoid_backward tanh_backward mish_backward
+    hardswish_backward hardsigmoid_backward logit_backward ger _thnn_fused_lstm_cell
     _thnn_fused_lstm_cell_backward_impl _thnn_fused_gru_cell _thnn_fused_gru_cell_backward nll_loss_forward
     nll_loss_backward nll_loss2d_forward nll_loss2d_backward add sub mul div abs eq ne lt le gt ge where zero fill
     masked_fill complex polar _conj_physical squeeze unsqueeze t transpose as_strided softplus threshold elu
@@ -243,7 +245,7 @@ class Counter(TorchDispatchMode):
         name = _name(func)
         formula = CONTRACTIONS.get(name, MIXING.get(name)) if func.namespace == "aten" else None
         if formula is None and not _free(func):
-            with self:  # inference mode shows operators before torch has taken them apart
+            with torch._C.DisableTorchFunction(), self:  # inference mode shows operators before torch has taken them apart
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result

@@ -12,6 +12,8 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from lab.checkpoint import broken
+from lab.claim import holder
+from lab.errors import UsageError
 from lab.run import SCHEMA, Spec, Store
 from tasks.sources import shards
 
@@ -28,6 +30,8 @@ def examine(results: str) -> list[str]:
             found.append(f"{folder}: a file where only folders of runs are kept; move it away")
         elif not store.held(folder.name):
             found += [f"{folder / name}: {what}" for name, what in _run(folder)]
+            if left := holder(folder):
+                found.append(f"{folder / 'holder'}: left by {left}, which is gone; the same command takes the run over")
     return found + list(_cache(shards.cache()))
 
 
@@ -76,6 +80,8 @@ def _run(folder: Path) -> Iterator[tuple[str, str]]:
         try:
             if Spec.read(spec).id != folder.name:
                 yield "spec.json", "its hash is not the folder's name; lab verify says more"
+        except UsageError as error:
+            yield "spec.json", str(error)
         except TypeError as error:
             yield "spec.json", f"is no spec ({error}); the same lab run writes it again"
     record, wrong = _parsed(folder / "run.json")

@@ -1,8 +1,9 @@
 """The local engine: worker processes side by side, each doing many runs on one thread.
 
 The driver keeps one thread a worker, which hands it a spec at a time over a pipe and reads its events. A worker that dies takes
-only its current run with it; the run is tried again from its checkpoint by a fresh worker. A driver that dies closes the pipes,
-upon which the workers write a checkpoint and leave.
+only its current run with it; the run is tried again from its checkpoint by a fresh worker. A run that another process has in hand
+comes last: by then that one has done it, or is dead and it is taken over. A driver that dies closes the pipes, upon which the
+workers write a checkpoint and leave.
 """
 
 import json
@@ -17,11 +18,14 @@ from dataclasses import asdict
 from typing import Any
 
 from lab.run import Run, Spec, Store
+from lab.stopping import PATIENCE
 
 ATTEMPTS = 3
 NO_LEAK_GATE = "--no-leak-gate"
 Listener = Callable[[Spec, dict[str, Any]], None]
-"""Told of every event: {"event": "step", "step", "steps", "loss"}, {"event": "end", "status", ...} or {"event": "died", ...}."""
+"""Told of every event: {"event": "step", "step", "steps", "loss"}, {"event": "end", "status", ...}, {"event": "died", ...} or
+{"event": "held", "by"}."""
+LOOK_AGAIN = 0.5
 
 
 class Pool:
@@ -37,6 +41,9 @@ class Pool:
         """Do all of them; returns when the last one ended. A run whose worker died three times is published as failed.
 
         more: asked after each run for what is to be done besides, now that its outcome is known.
+
+        Raises:
+            OSError: a result cannot be written, as on a full disk.
         """
         waiting, changed = deque(specs), threading.Condition()
         active, faults = 0, []
@@ -58,26 +65,19 @@ class Pool:
         def serve(slot: int) -> None:
             nonlocal active
             while (spec := take()) is not None:
-                death = None
-                for attempt in range(1, ATTEMPTS + 1):
-                    death = self._one(slot, spec, tell)
-                    if death is None or self._stopping.is_set():
-                        break
-                    tell(spec, {"event": "died", "reason": death, "attempt": attempt})
-                else:
-                    reason = f"its process ended {ATTEMPTS} times: {death}"
-                    if death == "signal 9":
-                        reason += ", as it does where memory runs out; a smaller --batch or fewer --workers need less"
-                    self._store.publish(Run(id=spec.id, spec=spec, status="failed", reason=reason))
-                    tell(spec, {"event": "end", "status": "failed", "reason": reason})
+                held = False
+                try:
+                    held = self._attempts(slot, spec, tell) == "held"
+                    with changed:
+                        waiting.extend([spec] if held else more())
+                except Exception as fault:
+                    faults.append(fault)
+                    waiting.clear()
                 with changed:
                     active -= 1
-                    try:
-                        waiting.extend(more())
-                    except Exception as fault:
-                        faults.append(fault)
-                        waiting.clear()
                     changed.notify_all()
+                if held:
+                    self._stopping.wait(LOOK_AGAIN)
 
         threads = [threading.Thread(target=serve, args=(slot,), daemon=True) for slot in range(len(self._processes))]
         for thread in threads:
@@ -88,7 +88,7 @@ class Pool:
         if faults:
             raise faults[0]
 
-    def close(self, patience: float = 15.0) -> None:
+    def close(self, patience: float = PATIENCE + 1) -> None:
         """Let the workers write a checkpoint of what they are doing and leave; end those that do not."""
         self._stopping.set()
         processes = [process for process in self._processes if process is not None]
@@ -113,8 +113,26 @@ class Pool:
             start_new_session=True,  # Ctrl-C is for the driver; it tells the workers
         )
 
-    def _one(self, slot: int, spec: Spec, tell: Listener) -> str | None:
-        """One run on one worker; None, or how the worker died."""
+    def _attempts(self, slot: int, spec: Spec, tell: Listener) -> str:
+        """A run, until it ended, is found in another's hand ("held"), or has killed its worker too often."""
+        outcome = ""
+        for attempt in range(1, ATTEMPTS + 1):
+            outcome = self._one(slot, spec, tell)
+            if outcome in ("end", "held") or self._stopping.is_set():
+                return outcome
+            tell(spec, {"event": "died", "reason": outcome, "attempt": attempt})
+        reason = f"its process ended {ATTEMPTS} times: {outcome}"
+        if outcome == "signal 9":
+            reason += ", as it does where memory runs out; a smaller --batch or fewer --workers need less"
+        with self._store.claim(spec.id) as mine:
+            if mine is None:
+                return "held"
+            self._store.publish(Run(id=spec.id, spec=spec, status="failed", reason=reason))
+        tell(spec, {"event": "end", "status": "failed", "reason": reason})
+        return "end"
+
+    def _one(self, slot: int, spec: Spec, tell: Listener) -> str:
+        """One run on one worker: "end", "held", or how the worker died."""
         process = self._processes[slot]
         if process is None:
             process = self._processes[slot] = self._start()
@@ -126,8 +144,8 @@ class Pool:
             for line in process.stdout:
                 event = json.loads(line)
                 tell(spec, event)
-                if event["event"] == "end":
-                    return None
+                if event["event"] in ("end", "held"):
+                    return event["event"]
         except (BrokenPipeError, ValueError):
             pass
         code = process.wait()

@@ -2,20 +2,18 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 
 import numpy as np
 import torch
 from pandas import DataFrame
 
-from lab import machine, plugins
+from lab import machine
 from lab.analysis.frame import results as load_results
 from lab.budget import shown
-from lab.comparison import cores
+from lab.comparison import side_by_side
 from lab.engine import Pool
-from lab.errors import UsageError
 from lab.overhead import bare
 from lab.planning import Planned, Planner, Shape
 from lab.run import Store
@@ -28,49 +26,55 @@ TIMED_STEPS = 3
 
 @dataclass(frozen=True)
 class Found:
-    """What came of a frontier: the runs of each architecture's sweep, and what was tuned at which size."""
+    """What came of a frontier: the runs of each set-up's sweep, and what was tuned at which size."""
 
     runs: dict[str, DataFrame]
     choices: dict[str, dict[float, Choice]]
 
 
-def expected_runs(sweeps: Sequence[Sweep], searches: Sequence[Search]) -> list[Planned]:
-    """Every run that is foreseen: trials of the learning rates, then sweeps whose optima lie where the first guess says."""
-    return [*chain(*(search.wanted({}) for search in searches)), *chain(*(sweep.expected() for sweep in sweeps))]
+def tell_plan(sweeps: Mapping[str, Sweep], searches: Mapping[tuple[str, float], Search], workers: int) -> None:
+    """Print FLOPs, runs and hours of what is foreseen, with speeds measured here and now.
 
-
-def tell_plan(sweeps: Sequence[Sweep], searches: Sequence[Search], workers: int) -> int:
-    """Print FLOPs, runs and hours of what is foreseen, with speeds measured here and now; the number of runs."""
+    Foreseen are the trials of the learning rates, and sweeps whose optima lie where the first guess says.
+    """
     machine.tune()
     torch.set_num_threads(1)
-    print("  architecture      runs   FLOPs    sizes              GFLOP/s a core   hours", file=sys.stderr)
+    width = max(15, *map(len, sweeps))
+    foreseen = {
+        name: [*(trial for (of, _), search in searches.items() if of == name for trial in search.wanted({})), *sweep.expected()]
+        for name, sweep in sweeps.items()
+    }
+    print(f"  {'':<{width}}   runs   FLOPs   {'parameters':>20}   GFLOP/s a core   hours", file=sys.stderr)
     total, hours, flops = 0, 0.0, 0.0
-    for sweep in sweeps:
-        mine = [search for search in searches if search.architecture == sweep.architecture]
-        runs = expected_runs([sweep], mine)
+    for name, runs in foreseen.items():
         speed = _speed(runs)
-        seconds = sum(each.spec.budget / speed(each.parameters) for each in runs)
-        sizes = [each.parameters for each in runs]
-        rates = sorted(speed(size) / 1e9 for size in (min(sizes), max(sizes)))
+        mine = sum(each.spec.budget / speed(each.parameters) for each in runs) / 3600 / workers
+        sizes = sorted(each.parameters for each in runs)
+        slow, fast = sorted(speed(size) / 1e9 for size in (sizes[0], sizes[-1]))
         spent = sum(each.spec.budget for each in runs)
         print(
-            f"  {sweep.architecture:<15} {len(runs):>6} {shown(spent):>7}   {min(sizes):,} to {max(sizes):,}".ljust(54)
-            + f"{rates[0]:.1f} to {rates[1]:.1f}".rjust(13)
-            + f"{seconds / 3600 / workers:8.2f}",
+            f"  {name:<{width}} {len(runs):>6} {shown(spent):>7}   {f'{sizes[0]:,} to {sizes[-1]:,}':>20}   "
+            f"{f'{slow:.1f} to {fast:.1f}':>14} {mine:>7.2f}",
             file=sys.stderr,
         )
-        total, hours, flops = total + len(runs), hours + seconds / 3600 / workers, flops + spent
+        total, hours, flops = total + len(runs), hours + mine, flops + spent
     told = f"{total} runs, {shown(flops)} FLOPs, about {hours:.2f} hours of training with {workers} workers"
     print(f"{told}, if optima lie where the first guess is; less what is done, and evaluation besides", file=sys.stderr)
-    return total
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a frontier is of: an architecture, and the planner with its recipe and batch."""
+
+    architecture: str
+    planner: Planner
 
 
 def carry_out(
-    architectures: Sequence[str],
+    setups: Mapping[str, Setup],
     task: str,
     grid: Grid,
     *,
-    planner: Planner,
     depth: int | None = None,
     trials: int | None = None,
     results: str = "results",
@@ -80,7 +84,7 @@ def carry_out(
     plan_only: bool = False,
     started: float | None = None,
 ) -> Found:
-    """The sweeps of all architectures; only what is missing in the store is done.
+    """The sweeps of all set-ups, by their names; only what is missing in the store is done.
 
     depth: layers of every size, or a depth that grows with the size. trials: learning rates to try at the smallest, the middle
     and the largest optimum that is foreseen; None: the recipe's for all.
@@ -90,21 +94,18 @@ def carry_out(
         BudgetError: a budget does not pay for a step.
     """
     called = time.monotonic() if started is None else started
-    if not architectures:
-        raise UsageError("--architectures: name at least one")
-    workers = workers or cores()
-    names = [plugins.canonical("architectures", *plugins.parse("architectures", text)) for text in architectures]
-    sweeps = [Sweep(planner, name, task, grid, depth) for name in dict.fromkeys(names)]
+    workers = side_by_side(workers)
+    sweeps = {name: Sweep(setup.planner, setup.architecture, task, grid, depth) for name, setup in setups.items()}
     tuned_at = {grid.budgets[i] for i in (0, len(grid.budgets) // 2, -1)} if trials else ()
     searches = {
-        (sweep.architecture, size): Search(_sized(planner, size, depth), sweep.architecture, task, budget, trials or 0)
-        for sweep in sweeps
+        (name, size): Search(_sized(sweep.planner, size, depth), sweep.architecture, task, budget, trials or 0)
+        for name, sweep in sweeps.items()
         for budget in sorted(tuned_at)
         for size in [sweep.likely(budget)]
     }
     store = Store(results)
     store.check_writable()
-    foreseen = tell_plan(sweeps, list(searches.values()), workers)
+    tell_plan(sweeps, searches, workers)
     if plan_only:
         return Found({}, {})
 
@@ -115,10 +116,11 @@ def carry_out(
     if searches:
         for (name, size), choice in choose(searches, results, pool, called).items():
             choices.setdefault(name, {})[size] = choice
-        sweeps = [_tuned(sweep, choices[sweep.architecture]) for sweep in sweeps]
-    outcomes = settle(sweeps, store, lambda: pool(store), foreseen, called)
+        sweeps = {name: _tuned(sweep, choices[name]) for name, sweep in sweeps.items()}
+    foreseen = sum(len(sweep.expected()) for sweep in sweeps.values())
+    outcomes = settle(list(sweeps.values()), store, lambda: pool(store), foreseen, called)
     records = load_results(results)
-    return Found({sweep.architecture: sweep.frame(records, outcomes) for sweep in sweeps}, choices)
+    return Found({name: sweep.frame(records, outcomes) for name, sweep in sweeps.items()}, choices)
 
 
 def _sized(planner: Planner, size: float, depth: int | None) -> Planner:
@@ -131,7 +133,7 @@ def _tuned(sweep: Sweep, choices: dict[float, Choice]) -> Sweep:
     return Sweep(sweep.planner, choices[max(choices)].architecture, sweep.task, sweep.grid, sweep.depth, rates)
 
 
-def _speed(runs: Sequence[Planned]):
+def _speed(runs: Sequence[Planned]) -> Callable[[float], float]:
     """FLOP/s of one core by parameters, from a few steps of the smallest, a middle and the largest model."""
     ordered = sorted({each.parameters: each for each in runs}.items())
     probes = [ordered[i] for i in sorted({0, len(ordered) // 2, len(ordered) - 1})]

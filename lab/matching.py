@@ -48,15 +48,16 @@ def solve(match: Match, size: float, name: str, settings: dict[str, Any], task: 
             return next((s for dim in candidates[i : i + 16] if (s := at(dim, None)) < float("inf")), float("inf"))
 
         around = _first_above(from_here, size, len(candidates))
-        for dim in candidates[max(0, around - 4) : around + 4 if step > 1 else around + 16]:
-            if at(dim, None) == float("inf"):
-                continue
+        near = candidates[max(0, around - 4) : around + 4 if step > 1 else around + 16]
+        for dim in sorted((dim for dim in near if at(dim, None) < float("inf")), key=lambda dim: abs(at(dim, None) / size - 1)):
             open_hidden = has_hidden and not settings.get("hidden") and at(dim, 1) != at(dim, 2)
             hidden = _first_above(lambda h, dim=dim: at(dim, h + 1), size, 8 * dim) if open_hidden else 0
             for choice in {max(hidden, 1), hidden + 1} if open_hidden else {None}:
                 # among fits better than half a percent, the one nearest to the usual proportions wins
                 error = max(abs(at(dim, choice) / size - 1), 0.005) + 1e-4 * abs(at(dim, None) / size - 1)
                 best = min(best, (error, dim, choice), key=lambda fit: fit[0])
+            if best[1] == dim and abs(at(*best[1:]) / size - 1) <= 0.005:
+                break  # those that follow are farther from the usual proportions
         if best[0] <= TOLERANCE:
             return best[1], settings | ({"hidden": best[2]} if best[2] else {})
     if not best[1]:

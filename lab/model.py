@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from architectures.backbone import Backbone, Flops
+from architectures.backbone import Backbone, Flops, State
 from architectures.ops.positions import sinusoids
 from architectures.stack import Residual
 from lab import plugins
 from lab.errors import UsageError, reason
 from lab.recipe import Recipe
+from lab.run import Spec
 from tasks.task import Task, Tokens, Vectors
 
 
@@ -66,6 +67,13 @@ class Model(nn.Module):
             y = y.gather(1, positions[:, :, None].expand(-1, -1, y.shape[-1]))
         return self.head(y)
 
+    def stream(
+        self, inputs: Shaped[Tensor, "size length *dim"], state: State
+    ) -> tuple[Float[Tensor, "size length outputs"], State]:
+        """Predictions at every position of what goes on after `state` of the backbone, and the state after it."""
+        y, state = self.backbone.stream(F.dropout(self.read(inputs), self.dropout, self.training), state)
+        return self.head(y), state
+
     def halves(self, inputs: Shaped[Tensor, "size length *dim"]) -> Shaped[Tensor, "rows positions *dim"]:
         """What the backbone reads as a row: a sequence, or with two towers each half of it."""
         return rearrange(inputs, "size (two half) ... -> (size two) half ...", two=2) if self.towers == 2 else inputs
@@ -84,8 +92,9 @@ class Model(nn.Module):
 
     @property
     def parameters_by_part(self) -> dict[str, int]:
-        """Trainable numbers of the table of token embeddings, which is only looked up, of the head, and of all between."""
-        embedding = count_parameters(self.read) if isinstance(self.read, nn.Embedding) else 0
+        """Trainable numbers of embeddings that are only looked up, and not the head's too; of the head; and of the rest."""
+        looked_up = isinstance(self.read, nn.Embedding) and self.read.weight is not self.head.weight
+        embedding = count_parameters(self.read) if looked_up else 0
         head = count_parameters(self.head)
         return {"embedding": embedding, "body": count_parameters(self) - embedding - head, "head": head}
 
@@ -161,6 +170,11 @@ def build(
     except Exception as error:
         named = plugins.told("architectures", name)
         raise UsageError(f"--architectures {named} at dim={dim}, depth={depth}: {reason(error)}") from error
+
+
+def model_of(spec: Spec, task: Task) -> Model:
+    """The model of a run, with the weights it begins with from torch's generator. task: the spec's."""
+    return build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings, recipe=Recipe.read(spec.recipe))
 
 
 def build_task(name: str, settings: Mapping[str, Any]) -> Task:

@@ -18,7 +18,7 @@ import torch
 
 from lab import machine, optimizers
 from lab.engine import Pool
-from lab.model import build, build_task
+from lab.model import build_task, model_of
 from lab.planning import Planner, Shape
 from lab.recipe import Recipe
 from lab.run import Spec, Store
@@ -116,7 +116,7 @@ def bare(spec: Spec, steps: int) -> float:
     recipe = Recipe.read(spec.recipe)
     task = build_task(spec.names[1], spec.task_settings)
     torch.manual_seed(spec.seed)
-    model = build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings, recipe=recipe)
+    model = model_of(spec, task)
     optimizer = optimizers.optimizer(recipe, model)
     maps = sequence_maps(model)
     started = time.monotonic()
@@ -141,7 +141,6 @@ def _spec_of(planner: Planner, architecture: str, task: str, steps: int) -> Spec
     planned = planner.plan(architecture, task, 1e18, 0)
     made = build_task(planned.spec.names[1], planned.spec.task_settings)
     with torch.device("meta"):
-        model = build(planned.spec.names[0], made, dim=planned.spec.dim, depth=planned.spec.depth,
-                      settings=planned.spec.settings, recipe=Recipe.read(planned.spec.recipe))  # fmt: skip
+        model = model_of(planned.spec, made)
     per_step = plan_steps(model, made, planned.spec)[1]
     return replace(planned.spec, budget=float(per_step * steps))

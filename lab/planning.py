@@ -14,7 +14,7 @@ from lab.errors import UsageError, within
 from lab.model import Model, build, build_task, count_parameters
 from lab.recipe import Recipe
 from lab.run import Spec, Store
-from lab.training import plan_steps
+from lab.training import plan_steps, sequence_cost
 from tasks.task import Task
 
 STEP_TOKENS = 512
@@ -62,6 +62,8 @@ class Planner:
     recipe: Recipe | None = None
     lr: float | None = None
     yes: bool = False
+    accumulate: int = 1
+    carry_state: bool = False
     _tasks: dict[str, Task] = field(default_factory=dict)
     _widths: dict[tuple[Shape, str, str], tuple[int, dict[str, Any]]] = field(default_factory=dict)
 
@@ -109,10 +111,14 @@ class Planner:
             seed=seed,
             precision=self.precision,
             recipe=recipe.written(),
+            accumulate=self.accumulate,
+            carry_state=self.carry_state,
         )
+        if self.accumulate < 1 or spec.batch % self.accumulate:
+            raise UsageError(f"--accumulate {self.accumulate}: must divide the {spec.batch} sequences of a step (--batch)")
         steps, _ = plan_steps(model, made, spec)
         self._check_memory(model, made, spec)
-        cost = model.flops(made.length, made.answers).batch(spec.batch).headline / (spec.batch * made.length)
+        cost = sequence_cost(model, made, spec).batch(spec.batch).headline / (spec.batch * made.length)
         return Planned(spec, steps, count_parameters(model), cost)
 
     def _check_memory(self, model: Model, task: Task, spec: Spec) -> None:

@@ -25,6 +25,7 @@ class Display:
         self.total, self.done = len(specs), 0
         self.shares: dict[str, float] = {}
         self.tasks: dict[str, TaskID] = {}
+        self.elsewhere: set[str] = set()
         self.first_step: float | None = None
         bare = sys.stderr.stream if isinstance(sys.stderr, Plain) else sys.stderr  # the bars do move the cursor
         console = Console(file=bare)
@@ -49,7 +50,7 @@ class Display:
         self.bars.stop()
 
     def __call__(self, spec: Spec, event: dict[str, Any]) -> None:
-        {"step": self._step, "end": self._end, "died": self._died}[event["event"]](spec, event)
+        {"step": self._step, "end": self._end, "died": self._died, "held": self._held}[event["event"]](spec, event)
 
     def summarise(self) -> None:
         """A last line: how long it took."""
@@ -82,6 +83,11 @@ class Display:
 
     def _died(self, spec: Spec, event: dict[str, Any]) -> None:
         self._say(f"{_title(spec)}: its process ended ({event['reason']}); trying again from its checkpoint")
+
+    def _held(self, spec: Spec, event: dict[str, Any]) -> None:
+        if spec.id not in self.elsewhere:
+            self.elsewhere.add(spec.id)
+            self._say(f"{_title(spec)}: in hand of {event['by']}; the other runs come first")
 
     def _refresh(self) -> None:
         note = f"{self.done} of {self.total} runs, {self._left()}"

@@ -6,7 +6,6 @@ spec, so equal specs are the same run. `run.json` appears once, whole and last; 
 
 import dataclasses
 import errno
-import fcntl
 import hashlib
 import json
 import math
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lab.claim import Claim, Holder, claim, held
 from lab.errors import UsageError
 
 SCHEMA = 1
@@ -34,7 +34,9 @@ class Spec:
 
     architecture, task: as canonical strings (`transformer:preset=gpt2`); settings, task_settings: every setting, resolved.
     code: hashes of the two plug-ins' code. data: hash of the task's real data. budget: training FLOPs.
-    batch: sequences a step. recipe: the fields of `lab.recipe.Recipe`.
+    batch: sequences a step. recipe: the fields of `lab.recipe.Recipe`. accumulate: equal parts of the batch that are read one
+    after the other. carry_state: each row goes on where it ended a step before. Fields with a default came after runs were
+    kept; at that default they are no part of the id, so that those runs keep theirs.
     """
 
     architecture: str
@@ -50,12 +52,16 @@ class Spec:
     seed: int
     precision: Literal["float32", "bfloat16"]
     recipe: dict[str, Any]
+    accumulate: int = 1
+    carry_state: bool = False
     schema: int = SCHEMA
 
     @property
     def id(self) -> str:
         """The first 16 hex digits of the SHA-256 of the canonical JSON."""
-        return hashlib.sha256(canonical_json(dataclasses.asdict(self)).encode()).hexdigest()[:16]
+        usual = {field.name: field.default for field in dataclasses.fields(self) if field.name != "schema"}
+        told = {name: value for name, value in dataclasses.asdict(self).items() if value != usual.get(name, dataclasses.MISSING)}
+        return hashlib.sha256(canonical_json(told).encode()).hexdigest()[:16]
 
     @property
     def names(self) -> tuple[str, str]:
@@ -64,7 +70,13 @@ class Spec:
 
     @classmethod
     def read(cls, record: dict[str, Any]) -> "Spec":
-        """A spec from its JSON form."""
+        """A spec from its JSON form.
+
+        Raises:
+            UsageError: it has keys that are not known, so it decides things that this lab cannot do.
+        """
+        if unknown := record.keys() - {each.name for each in dataclasses.fields(cls)}:
+            raise UsageError(f"the spec has {', '.join(sorted(unknown))}: made by a newer lab; update the lab")
         return cls(**record)
 
 
@@ -149,7 +161,12 @@ class Store:
         return record is not None and record["status"] in FINAL
 
     def find(self, run_id: str) -> dict[str, Any] | None:
-        """The record of a run that ended, or None; one that cannot be read counts as none, with a warning."""
+        """The record of a run that ended, or None; one that cannot be read counts as none, with a warning. Keys that are not
+        known are kept.
+
+        Raises:
+            UsageError: a newer lab made it.
+        """
         try:
             return self._read(run_id)
         except Unreadable as error:
@@ -160,53 +177,44 @@ class Store:
         file = self.folder(run_id) / "run.json"
         try:
             record = json.loads(file.read_text("utf-8"))
-            if isinstance(record["status"], str):
-                return record
-            raise TypeError("its status is no text")
+            if not isinstance(record["status"], str):
+                raise TypeError("its status is no text")
+            newer = record["schema"] > SCHEMA
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Unreadable(f"{file} cannot be read ({type(error).__name__}: {error})") from error
+        if newer:
+            raise UsageError(f"{file}: made by a newer lab: schema {record['schema']}, this one reads {SCHEMA}; update it")
+        return record
 
     def publish(self, run: Run) -> None:
         """Write run.json, whole or not at all. A final record stays as it is; one of a failed run, or one that cannot be read,
         gives way to a new try.
+
+        Two processes must not do this at once: have the run in hand by `claim`.
         """
         folder = self.folder(run.id)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             before = self._read(run.id)
-            gives_way = before is not None and before["status"] == "failed"
+            again = before is not None and before["status"] not in FINAL
         except Unreadable:
-            gives_way = True
-        if gives_way:
-            (folder / "run.json").unlink(missing_ok=True)
+            again = True
         write_durably(folder / "spec.json", json.dumps(dataclasses.asdict(run.spec), indent=1).encode())
-        write_durably(folder / "run.json", json.dumps(_plain(dataclasses.asdict(run)), indent=1).encode(), once=True)
+        write_durably(folder / "run.json", json.dumps(_plain(dataclasses.asdict(run)), indent=1).encode(), once=not again)
 
     @contextmanager
-    def claim(self, run_id: str) -> Iterator[bool]:
-        """Hold a run's lock for the block; false where another process holds it. The lock dies with the process."""
+    def claim(self, run_id: str) -> Iterator[Claim | None]:
+        """Have a run in hand for the block; None where another process has."""
         folder = self.folder(run_id)
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "lock", "a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+        with claim(folder) as mine:
+            yield mine
 
-    def held(self, run_id: str) -> bool:
-        """Whether a process has a run in hand; looks only."""
-        try:
-            with open(self.folder(run_id) / "lock") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+    def held(self, run_id: str) -> Holder | None:
+        """The process that has a run in hand; looks only."""
+        return held(self.folder(run_id))
 
 
 def check_writable(folder: str | Path, flag: str) -> None:

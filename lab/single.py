@@ -2,9 +2,7 @@
 
 import functools
 import json
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -18,9 +16,10 @@ from lab.checkpoint import parts
 from lab.errors import UsageError, within
 from lab.planning import Planner, tell_plan
 from lab.run import Store
+from lab.stopping import Stopping
 from lab.training import fail, train
 
-EXIT = {"done": 0, "diverged": 1, "failed": 1, "interrupted": 75}
+EXIT = {"done": 0, "diverged": 1, "failed": 1}
 
 
 def run(
@@ -36,13 +35,14 @@ def run(
     leak_gate: bool,
     as_json: bool,
     started: float,
+    interrupted: str,
 ) -> int:
-    """Plan a run, do it or find it done, and print its scores; the exit code.
-
-    Ctrl-C and SIGTERM finish the step, write the checkpoint and return 75.
+    """Plan a run, do it or find it done, and print its scores; the exit code. interrupted: what is said by one that cannot finish
+    its step in time.
 
     Raises:
         UsageError: the request is wrong, or another process is doing this very run.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; the step is finished and the checkpoint written.
     """
     within("--threads", threads, 1, 1024)
     planned = planner.plan(architecture, task, parse_amount(budget, "--budget"), seed)
@@ -51,20 +51,23 @@ def run(
     say = functools.partial(print, file=sys.stderr, flush=True)
     tell_plan([planned], int(store.final(planned.spec.id)))
     run_id, folder = planned.spec.id, store.folder(planned.spec.id)
-    asked_to_stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: asked_to_stop.set())
+    stopping = Stopping(interrupted)
+    stopping.on_signals()
     torch.set_num_threads(threads)
     with store.claim(run_id) as mine:
-        if not mine:
-            raise UsageError(f"run {run_id} is in progress in another process; wait for it, or use another --results")
+        if mine is None:
+            raise UsageError(
+                f"run {run_id} is in hand of {store.held(run_id) or 'another process'}; wait for it, or use another --results"
+            )
         if not resume:
             for file in (folder / "run.json", folder / "curve.jsonl", *parts(folder / "checkpoint")):
                 file.unlink(missing_ok=True)
         if not store.final(run_id):
             ticker = Ticker(say, started)
             try:
-                status = train(planned.spec, store, progress=ticker, stop=asked_to_stop.is_set, leak_gate=leak_gate).status
+                status = train(
+                    planned.spec, store, progress=ticker, stop=lambda: mine.kept() and stopping.is_set(), leak_gate=leak_gate
+                ).status
             except UsageError:
                 raise
             except Exception as error:
@@ -72,8 +75,7 @@ def run(
                 with open(folder / "log.txt", "a", encoding="utf-8") as log:
                     traceback.print_exc(file=log)
             if status == "interrupted":
-                say(f"interrupted, and resumable by the same command; its checkpoint is {folder / 'checkpoint'}")
-                return EXIT[status]
+                raise KeyboardInterrupt
         else:
             say("it was finished before; --restart does it again")
     record = store.find(run_id) or {}

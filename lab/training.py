@@ -1,17 +1,20 @@
 """The one training loop: a LightningModule and a Trainer set-up that serve every architecture and every task.
 
-Batch i is `task.batch("train", i, ...)` at optimizer step i, so what is trained on is a function of the step alone. Nothing is
+Batch i is `task.batch("train", i, ...)` at optimizer step i, or with a carried state the i-th pieces of one long text
+(lab/carried.py), so what is trained on is a function of the step alone. A step may read it in equal parts. Nothing is
 logged through Lightning in the loop; losses go to curve.jsonl from one callback. A checkpoint holds the weights, the optimizer,
 the random states, the seconds spent and the loss since the last row of the curve, so that a resumed run is the run.
 """
 
+import itertools
 import json
 import logging
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +23,15 @@ import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
-from architectures.backbone import SequenceMap
-from lab import machine, optimizers, plugins
+from architectures.backbone import Flops, SequenceMap
+from lab import carried, machine, optimizers, plugins
 from lab.budget import TRAIN_OVER_FORWARD, step_flops, steps_for
-from lab.checkpoint import DurableIO, random_states, restore_random_states
-from lab.errors import place
+from lab.checkpoint import DurableIO, random_states, restore_random_states, seed_generators
+from lab.errors import UsageError, place
 from lab.evaluation import evaluate_all
 from lab.gate import Leak, gate
 from lab.interim import Interim
-from lab.model import Model, build, build_task, count_parameters, state_size
+from lab.model import Model, build_task, count_parameters, model_of, state_size
 from lab.recipe import Recipe
 from lab.run import Run, Spec, Store, write_durably
 from lab.throughput import throughput
@@ -52,16 +55,40 @@ class Interrupted(Exception):
 
 
 class Batches:
-    """Batches of the training split in order of their index, from `start` on."""
+    """Batches of the training split in order of their index, from `start` on; with `carry_state`, of pieces of its one text."""
 
-    def __init__(self, task: Task, size: int, seed: int) -> None:
-        self.task, self.size, self.seed, self.start = task, size, seed, 0
+    def __init__(self, task: Task, size: int, seed: int, *, carry_state: bool = False) -> None:
+        self.task, self.size, self.seed, self.carry_state, self.start = task, size, seed, carry_state, 0
 
     def __iter__(self) -> Iterator[Batch]:
-        index = self.start
-        while True:
-            yield self.task.batch("train", index, self.size, self.seed)
-            index += 1
+        for index in itertools.count(self.start):
+            if self.carry_state:
+                yield carried.piece(self.task, "train", index, self.size, self.seed)
+            else:
+                yield self.task.batch("train", index, self.size, self.seed)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows that are read together: the `number`-th part of an optimizer step's batch, with its share of the answers."""
+
+    batch: Batch
+    number: int
+    share: float
+
+
+class Parts:
+    """Every batch in `count` equal parts."""
+
+    def __init__(self, batches: Batches, count: int) -> None:
+        self.batches, self.count = batches, count
+
+    def __iter__(self) -> Iterator[Part]:
+        for batch in self.batches:
+            parts = batch.parts(self.count)
+            asked = batch.asked
+            for number, part in enumerate(parts):
+                yield Part(part, number, part.asked / asked if asked else 1 / self.count)
 
 
 def sequence_maps(model: Model) -> list[SequenceMap]:
@@ -75,20 +102,49 @@ def with_auxiliary(loss: Tensor, maps: list[SequenceMap]) -> Tensor:
 
 
 class Learner(L.LightningModule):
-    """Minimise the task's loss with the recipe's optimizer; the learning rate is a function of the step."""
+    """Minimise the task's loss with the recipe's optimizer; the learning rate is a function of the step.
 
-    def __init__(self, model: Model, task: Task, recipe: Recipe, steps: int) -> None:
+    parts: that a batch is read in. Their losses weigh as much as they have answers, so that the gradient is the batch's.
+    carry_state: each row begins with the state it ended with a step before; the checkpoint keeps it.
+    """
+
+    def __init__(
+        self, model: Model, task: Task, recipe: Recipe, steps: int, *, parts: int = 1, carry_state: bool = False
+    ) -> None:
         super().__init__()
         self.model, self.task, self.recipe, self.steps = model, task, recipe, steps
         self.maps = sequence_maps(model)
-        self.loss = math.nan
+        self.carry_state, self.states = carry_state, [()] * parts
+        self.loss, self.summed = math.nan, 0.0
 
-    def training_step(self, batch: Batch, index: int) -> STEP_OUTPUT:
-        loss = self.task.loss(self.model(batch.inputs, batch.positions, batch.lengths), batch.targets)
-        before, self.loss = self.loss, loss.item()
-        if not math.isfinite(self.loss):
-            raise Diverged(f"loss was {self.loss}", before)
-        return with_auxiliary(loss, self.maps)
+    def training_step(self, part: Part, index: int) -> STEP_OUTPUT:
+        predictions, parts = self._predictions(part), len(self.states)
+        loss = self.task.loss(predictions, part.batch.targets) if part.share else 0 * predictions.sum()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise Diverged(f"loss was {value}", self.loss)
+        self.summed = (self.summed if part.number else 0.0) + part.share * value
+        if part.number + 1 == parts:
+            self.loss = self.summed
+        return with_auxiliary(loss * (part.share * parts), self.maps)  # the loop divides by the number of parts
+
+    def _predictions(self, part: Part) -> Tensor:
+        batch = part.batch
+        if not self.carry_state:
+            return self.model(batch.inputs, batch.positions, batch.lengths)
+        state = self.model.backbone.init_state(len(batch.inputs)) if batch.begins else self.states[part.number]
+        predictions, state = self.model.stream(batch.inputs, state)
+        self.states[part.number] = carried.cut(state)
+        return predictions
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["states"] = self.states
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.states = checkpoint.get("states", self.states)
+
+    def on_train_start(self) -> None:
+        self.states = carried.cut(self.states, self.device)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         made = optimizers.optimizer(self.recipe, self.model)
@@ -103,10 +159,10 @@ class Learner(L.LightningModule):
         if not norm.isfinite():
             raise Diverged(f"the gradient's norm was {norm:g}", self.loss)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(self, batch: Part, device: torch.device, dataloader_idx: int) -> Part:
         if device.type == "cpu":
             return batch
-        return batch.to(device)
+        return replace(batch, batch=batch.batch.to(device))
 
 
 class Recorder(L.Callback):
@@ -148,6 +204,8 @@ class Recorder(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, Learner)
+        if trainer.global_step == self.next:  # there are more parts of this step's batch
+            return
         now = time.monotonic()
         self.seconds += now - self.clock
         self.clock = now
@@ -175,8 +233,10 @@ class Recorder(L.Callback):
 
 
 def save(trainer: L.Trainer, folder: Path) -> None:
-    """Write the checkpoint; a disk that is full keeps the one before, and training goes on."""
+    """Write the checkpoint, after the rows that it counts on; a disk that is full keeps the one before, and training goes on."""
     try:
+        with open(folder / "curve.jsonl", "a") as curve:
+            os.fsync(curve.fileno())
         trainer.save_checkpoint(folder / "checkpoint")
     except OSError as error:
         warnings.warn(f"no checkpoint in {folder} ({error.strerror}); training goes on and tries again", stacklevel=2)
@@ -188,17 +248,39 @@ def plan_steps(model: Model, task: Task, spec: Spec) -> tuple[int, int]:
     Raises:
         BudgetError: it pays for none.
     """
-    per_step = step_flops(model.flops(task.length, task.answers), spec.batch)
+    per_step = step_flops(sequence_cost(model, task, spec), spec.batch)
     per_step += optimizers.update_flops(Recipe.read(spec.recipe), model)
     return steps_for(spec.budget, per_step), per_step
 
 
 def flops_by_kind(model: Model, task: Task, spec: Spec, steps: int) -> dict[str, int]:
     """Training FLOPs of `steps` steps by kind, `optimizer` among them where its matrix products are part of the budget."""
-    cost = model.flops(task.length, task.answers).batch(spec.batch)
+    cost = sequence_cost(model, task, spec).batch(spec.batch)
     kinds = {kind: TRAIN_OVER_FORWARD * value * steps for kind, value in cost.kinds.items()}
     update = optimizers.update_flops(Recipe.read(spec.recipe), model)
     return kinds | ({"optimizer": update * steps} if update else {})
+
+
+def sequence_cost(model: Model, task: Task, spec: Spec) -> Flops:
+    """Forward, one sequence of a step's batch.
+
+    Raises:
+        UsageError: its state is to be carried and cannot be.
+    """
+    if not spec.carry_state:
+        return model.flops(task.length, task.answers)
+    try:
+        pieces = carried.stretch(task, "train", spec.batch)
+        carried.stretch(task, "test", carried.LANES)
+    except (NotImplementedError, ValueError) as error:
+        raise UsageError(f"--carry-state with --task {spec.task}: {error}") from error
+    with torch.device("meta"):
+        backbone = model_of(spec, task).backbone
+    try:
+        past = carried.settled(backbone, task.length, pieces) * task.length
+    except ValueError as error:
+        raise UsageError(f"--carry-state with --architecture {spec.architecture}: {error}") from error
+    return carried.piece_flops(model, task.length, past)
 
 
 def train(
@@ -225,7 +307,7 @@ def train(
     recipe = Recipe.read(spec.recipe)
 
     def make() -> Model:
-        return build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings, recipe=recipe)
+        return model_of(spec, task)
 
     looked = "off"
     if leak_gate:
@@ -237,25 +319,31 @@ def train(
                       environment=environment)  # fmt: skip
             store.publish(run)
             return run
-    torch.manual_seed(spec.seed)
+    seed_generators(spec.seed)
     model = make()
     steps, per_step = plan_steps(model, task, spec)
+    forward = sequence_cost(model, task, spec)
     folder = store.folder(spec.id)
     folder.mkdir(parents=True, exist_ok=True)
     write_durably(folder / "spec.json", json.dumps(asdict(spec), indent=1).encode())
 
-    batches = Batches(task, spec.batch, spec.seed)
+    batches = Batches(task, spec.batch, spec.seed, carry_state=spec.carry_state)
     every = max(1, steps // CURVE_ROWS)
     interim = Interim(model, task, precision=spec.precision, steps=steps, every=every, per_step=per_step)
     amounts = {"tokens": spec.batch * task.length, "flops": per_step}
     recorder = Recorder(folder, batches, amounts, every, interim, progress, stop)
+    learner = Learner(model, task, recipe, steps, parts=spec.accumulate, carry_state=spec.carry_state)
     machine.reset_peak_memory()
-    reason = _fit(Learner(model, task, recipe, steps), recorder, batches, folder, steps, spec.precision)
+    reason = _fit(learner, recorder, Parts(batches, spec.accumulate), folder, steps, spec.precision)
 
     status = "interrupted" if reason == "interrupted" else "diverged" if reason else "done"
     scores, refused, evaluation_flops = evaluate_all(model, task, precision=spec.precision) if status == "done" else ({}, {}, 0)
+    if status == "done" and spec.carry_state:
+        found, pieces = carried.evaluate(model, task, precision=spec.precision)
+        scores["test"] |= found
+        evaluation_flops += pieces * forward.batch(carried.LANES).headline
     peak = machine.peak_memory()
-    cost = model.flops(task.length, task.answers).batch(spec.batch)
+    cost = forward.batch(spec.batch)
     taken = recorder.next
     run = Run(
         id=spec.id,
@@ -302,11 +390,12 @@ def fail(spec: Spec, store: Store, error: Exception) -> Run:
     return run
 
 
-def _fit(learner: Learner, recorder: Recorder, batches: Batches, folder: Path, steps: int, precision: str) -> str:
+def _fit(learner: Learner, recorder: Recorder, parts: Parts, folder: Path, steps: int, precision: str) -> str:
     """Train to the end; the reason if the end was not reached."""
     trainer = L.Trainer(
         max_steps=steps,
         max_epochs=-1,
+        accumulate_grad_batches=parts.count,
         accelerator="auto",
         devices=1,
         precision="bf16-mixed" if precision == "bfloat16" else "32-true",
@@ -324,21 +413,27 @@ def _fit(learner: Learner, recorder: Recorder, batches: Batches, folder: Path, s
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         try:
-            trainer.fit(learner, batches, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+            trainer.fit(learner, parts, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
         except Diverged as diverged:
             what, last = diverged.args
-            finite = "" if math.isnan(last) else f"; the last finite loss was {last:.4g}"
-            return f"{what} at step {recorder.next + 1}{finite}"
+            return _diverged(what, recorder.next + 1, last)
         except Interrupted:
             return "interrupted"
     save(trainer, folder)
+    if not all(parameter.isfinite().all() for parameter in learner.parameters()):
+        return _diverged("a weight was not finite", recorder.next, learner.loss)
     learner.to(trainer.strategy.root_device)  # Lightning leaves the model on the CPU; it is to be scored where it was trained
     return ""
 
 
+def _diverged(what: str, step: int, last: float) -> str:
+    finite = "" if math.isnan(last) else f"; the last finite loss was {last:.4g}"
+    return f"{what} at step {step}{finite}"
+
+
 def _state_size(spec: Spec, task: Task) -> int | None:
     with torch.device("meta"):
-        backbone = build(spec.names[0], task, dim=spec.dim, depth=spec.depth, settings=spec.settings).backbone
+        backbone = model_of(spec, task).backbone
     return state_size(backbone, task.length)
 
 

@@ -6,7 +6,7 @@ What no law ties to the rest cannot be told: a score that was moved within its r
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,16 +16,18 @@ from architectures.backbone import SequenceMap
 from lab import optimizers, plugins
 from lab.budget import TRAIN_OVER_FORWARD
 from lab.errors import UsageError
-from lab.model import Model, build, build_task, count_parameters, state_size
+from lab.model import Model, build_task, count_parameters, model_of, state_size
 from lab.planning import Shape
 from lab.recipe import Recipe
 from lab.run import SCHEMA, LeakGate, Spec, Status, Store
-from lab.training import flops_by_kind, plan_steps
+from lab.training import flops_by_kind, plan_steps, sequence_cost
 from tasks.task import Task
 
 BELOW_ONE = ("accuracy", "exact")
 LATER = ("minimum_flops", "optimizer_flops", "parameters_by_part")
 """Older records lack them."""
+FIRST = {"throughput": {}, "references": [], "leak_gate": ""}
+"""What the first records lack, empty."""
 _OF_A_RUN = ("flops", "tokens", "steps", "planned_steps", "seconds", "parameters", "evaluation_flops", "peak_memory")
 
 
@@ -65,7 +67,7 @@ def verify(folder: Path) -> Verdict:
     """What is off in a run's folder."""
     run = folder.resolve().name
     try:
-        record = _json(folder / "run.json")
+        record = FIRST | _json(folder / "run.json")
         if record["schema"] > SCHEMA:
             return Verdict(run, (f"run.json was made by a newer lab: schema {record['schema']}, this one reads {SCHEMA}",))
         spec = Spec.read(record["spec"])
@@ -97,8 +99,10 @@ def _identity(run: str, record: dict[str, Any], spec: Spec, written: Any) -> Ite
         yield f"the id is {record['id']}, the spec's hash is {spec.id}"
     if run != spec.id:
         yield f"the folder is named {run}, the spec's hash is {spec.id}"
-    if written != record["spec"]:
-        names = [field.name for field in fields(Spec) if written.get(field.name) != record["spec"].get(field.name)]
+    usual = {field.name: field.default for field in fields(Spec) if field.default is not MISSING}
+    beside, within = usual | written, usual | record["spec"]  # records from before a field lack it
+    if beside != within:
+        names = [field.name for field in fields(Spec) if beside.get(field.name) != within.get(field.name)]
         yield f"spec.json and the spec in run.json differ in {', '.join(names) or 'keys'}"
     if record["status"] not in get_args(Status) or record["status"] == "interrupted":
         yield f"status {record['status']!r} is none that is published"
@@ -182,7 +186,7 @@ def _rebuilt(record: dict[str, Any], spec: Spec) -> tuple[list[str], str]:
         now = {"tasks": plugins.fingerprint("tasks", task_name)}
         task = build_task(task_name, spec.task_settings)
         with torch.device("meta"):
-            model = build(name, task, dim=spec.dim, depth=spec.depth, settings=spec.settings, recipe=Recipe.read(spec.recipe))
+            model = model_of(spec, task)
         kinds = {type(module) for module in model.backbone.modules() if isinstance(module, SequenceMap)}
         now["architectures"] = plugins.fingerprint("architectures", name, kinds)
     except UsageError as error:
@@ -198,7 +202,7 @@ def _rebuilt(record: dict[str, Any], spec: Spec) -> tuple[list[str], str]:
 
 def _compared(record: dict[str, Any], spec: Spec, task: Task, model: Model) -> list[str]:
     planned, per_step = plan_steps(model, task, spec)
-    cost, steps = model.flops(task.length, task.answers).batch(spec.batch), record["steps"]
+    cost, steps = sequence_cost(model, task, spec).batch(spec.batch), record["steps"]
     expected = {
         "planned_steps": planned,
         "flops": per_step * steps,

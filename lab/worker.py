@@ -1,7 +1,7 @@
 """A worker of the local engine: specs come in on standard input, a JSON line each; events go out on standard output.
 
-What plug-ins print goes to the run's own log.txt. When standard input ends, the driver is gone: the run in hand writes its
-checkpoint and the worker leaves.
+What plug-ins print goes to the run's own log.txt. A run that another process has in hand is given back. When standard input
+ends, the driver is gone: the run in hand writes its checkpoint and the worker leaves, as on SIGTERM.
 """
 
 import json
@@ -9,13 +9,14 @@ import os
 import queue
 import sys
 import threading
-import time
 import traceback
 from typing import Any
 
 from lab import plugins
+from lab.claim import LostClaim
 from lab.engine import NO_LEAK_GATE
 from lab.run import Spec, Store
+from lab.stopping import INTERRUPTED, Stopping
 
 
 def main(results: str, plugin_files: list[str], leak_gate: bool) -> None:
@@ -23,24 +24,27 @@ def main(results: str, plugin_files: list[str], leak_gate: bool) -> None:
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    orphaned = threading.Event()
+    stopping, inbox = Stopping(), queue.Queue[str | None]()
+    stopping.on_signals()
 
     def tell(event: str, **more: Any) -> None:
         try:
             events.write(json.dumps({"event": event, **more}) + "\n")
             events.flush()
         except BrokenPipeError:
-            orphaned.set()
-
-    inbox: queue.Queue[str | None] = queue.Queue()
+            stopping.set()
 
     def listen() -> None:
         for line in sys.stdin:
             inbox.put(line)
-        orphaned.set()
+        stopping.ask()
+
+    def end() -> None:
+        stopping.wait()
         inbox.put(None)
 
-    threading.Thread(target=listen, daemon=True).start()
+    for each in (listen, end):
+        threading.Thread(target=each, daemon=True).start()
     for file in plugin_files:
         plugins.add_file(file)
     from lab import training  # seconds of imports, begun while the driver still plans
@@ -51,37 +55,39 @@ def main(results: str, plugin_files: list[str], leak_gate: bool) -> None:
         with open(_log(store, spec), "a", encoding="utf-8") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-        run = carry_out(spec, store, training, tell, orphaned, leak_gate)
-        if run["status"] == "interrupted":
-            return
-        tell("end", **run)
+        last = carry_out(spec, store, training, tell, stopping, leak_gate)
+        if last is None:
+            os._exit(INTERRUPTED)  # a thread waits on standard input, which an orderly exit would wait for
+        tell(**last)
 
 
-def carry_out(spec: Spec, store: Store, training: Any, tell: Any, orphaned: threading.Event, leak_gate: bool) -> dict[str, Any]:
-    """Do one run unless it is done; another process that has it in hand is waited for. What became of it, in brief."""
-    while not orphaned.is_set():
-        with store.claim(spec.id) as mine:
-            if store.final(spec.id):
-                break
-            if mine:
-                try:
-                    training.train(
-                        spec,
-                        store,
-                        progress=lambda step, steps, loss: tell("step", step=step, steps=steps, loss=loss),
-                        stop=orphaned.is_set,
-                        leak_gate=leak_gate,
-                    )
-                except Exception as error:
-                    traceback.print_exc()
-                    training.fail(spec, store, error)
-                break
-        time.sleep(0.5)
-    record = store.find(spec.id)
+def carry_out(
+    spec: Spec, store: Store, training: Any, tell: Any, stopping: threading.Event, leak_gate: bool
+) -> dict[str, Any] | None:
+    """Do one run unless it is done; what became of it, as the last event of a run, or None if it was interrupted."""
+    with store.claim(spec.id) as mine:
+        if mine is None:
+            return {"event": "held", "by": str(store.held(spec.id) or "another process")}
+
+        if not store.final(spec.id):
+            try:
+                training.train(
+                    spec,
+                    store,
+                    progress=lambda step, steps, loss: tell("step", step=step, steps=steps, loss=loss),
+                    stop=lambda: mine.kept() and stopping.is_set(),
+                    leak_gate=leak_gate,
+                )
+            except LostClaim:
+                return {"event": "held", "by": str(store.held(spec.id) or "another process")}
+            except Exception as error:
+                traceback.print_exc()
+                training.fail(spec, store, error)
+        record = store.find(spec.id)
     if record is None:
-        return {"status": "interrupted"}
+        return None
     score = record["scores"].get("test", {}).get(record["metric"])
-    return {"status": record["status"], "reason": record["reason"], "score": score, "seconds": record["seconds"]}
+    return {"event": "end", "status": record["status"], "reason": record["reason"], "score": score, "seconds": record["seconds"]}
 
 
 def _log(store: Store, spec: Spec) -> str:

@@ -51,6 +51,7 @@ class Batch:
     slices: numbers that describe each target (a distance, a depth), for scores by slice; the training split may leave them out.
     lengths: positions of each sequence (of each half, with two towers) that count for the mean of a pooled task; what follows
         is padding. None counts all.
+    begins: false where each row goes on after the same row of the batch before.
     """
 
     inputs: Shaped[Tensor, "size length *dim"]
@@ -58,13 +59,27 @@ class Batch:
     positions: Int[Tensor, "size answers"] | None = None
     slices: Mapping[str, Int[Tensor, "size *answers"]] = field(default_factory=dict)
     lengths: Int[Tensor, "size *towers"] | None = None
+    begins: bool = True
+
+    @property
+    def asked(self) -> int:
+        """How many numbers are asked for; losses are means over them."""
+        return self.targets.numel() if self.targets.is_floating_point() else int((self.targets != UNASKED).sum())
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
-        inputs, targets = self.inputs.to(device), self.targets.to(device)
-        positions = None if self.positions is None else self.positions.to(device)
-        lengths = None if self.lengths is None else self.lengths.to(device)
-        return Batch(inputs, targets, positions, {name: values.to(device) for name, values in self.slices.items()}, lengths)
+        return self._with(lambda values: values.to(device))
+
+    def parts(self, count: int) -> "list[Batch]":
+        """Its rows in so many equal parts."""
+        size = len(self.inputs) // count
+        return [self._with(lambda values, first=first: values[first : first + size]) for first in range(0, count * size, size)]
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        positions = None if self.positions is None else change(self.positions)
+        lengths = None if self.lengths is None else change(self.lengths)
+        slices = {name: change(values) for name, values in self.slices.items()}
+        return Batch(change(self.inputs), change(self.targets), positions, slices, lengths, self.begins)
 
 
 @dataclass(frozen=True)
@@ -126,6 +141,14 @@ class Task(ABC):
     @abstractmethod
     def batch(self, split: Split, index: int, size: int, seed: int) -> Batch:
         """Batch `index` of a split: a pure function of its arguments and the settings."""
+
+    def sequence(self, split: Split) -> Integer[np.ndarray, " symbols"]:
+        """A whole split as one long sequence of symbols, each to be named from those before it.
+
+        Raises:
+            NotImplementedError: there is none.
+        """
+        raise NotImplementedError("its sequences do not go on from one to the next")
 
     @abstractmethod
     def baselines(self) -> dict[str, float]:

@@ -29,6 +29,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
+from jaxtyping import Integer
 
 from tasks.sources.corpus import (
     column,
@@ -84,6 +85,9 @@ class Text(Task):
         window = torch.from_numpy(text[starts[:, None] + np.arange(self.length + 1)].astype(np.int64))
         slices = {} if split == "train" else {name: torch.from_numpy(found) for name, found in _slices(window.numpy()).items()}
         return Batch(window[:, :-1], window[:, 1:], slices=slices)
+
+    def sequence(self, split: Split) -> Integer[np.ndarray, " symbols"]:
+        return self._bytes[SPLITS.index(split)]
 
     def baselines(self) -> dict[str, float]:
         return {"chance": 8.0, "order-3 n-gram": _ngram_bits(self.path, self.length, self.held_out, self.corpus)}

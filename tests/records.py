@@ -197,3 +197,51 @@ def hostile(root) -> list[Run]:
 def as_json(made: Run) -> dict:
     """What run.json would hold."""
     return json.loads(json.dumps(asdict(made)))
+
+
+SURFACES = {  # E, A, alpha, B, beta of bits per byte against params and tokens; seconds a GFLOP
+    "transformer": (1.15, 34.0, 0.34, 95.0, 0.33, 0.02),
+    "linear_rnn": (1.15, 37.0, 0.35, 85.0, 0.325, 0.03),
+    "lstm": (1.15, 25.0, 0.29, 110.0, 0.33, 0.11),
+}
+
+
+def sweep(
+    root, architectures=tuple(SURFACES), budgets=(1e11, 3.2e11, 1e12, 3.2e12, 1e13), sizes=7, seeds=2, task="text", noise=0.003
+):
+    """Iso-FLOP sweeps as `lab frontier` would leave them: sizes round the optimum of each budget, up to a factor of 5 away."""
+    made = []
+    for i, architecture in enumerate(architectures):
+        e, a, alpha, b, beta, pace = SURFACES[architecture]
+        for budget in budgets:
+            best = ((alpha * a) / (beta * b)) ** (1 / (alpha + beta)) * (budget / 6) ** (beta / (alpha + beta))
+            for place, ratio in enumerate(np.geomspace(1 / 5, 5, sizes)):
+                for seed in range(seeds):
+                    params, rng = int(best * ratio), np.random.default_rng([i, seed, place, int(np.log10(budget) * 10)])
+                    tokens = int(budget / 6 / params)
+                    loss = (e + a / params**alpha + b / tokens**beta) * np.exp(rng.normal(0, noise))
+                    one = run(spec(architecture, task, seed, dim=int(np.sqrt(params / 24)), budget=budget), float(loss))
+                    kinds = {
+                        "contraction": int(budget * 0.9 * (1 - 0.1 * i)),
+                        "mixing": int(budget * (1 - 0.9 * (1 - 0.1 * i))),
+                        "pointwise": int(budget * 0.06 * (1 + i)),
+                    }
+                    made.append(
+                        replace(
+                            one,
+                            parameters=params,
+                            tokens=tokens,
+                            flops=int(budget),
+                            flops_by_kind=kinds,
+                            minimum_flops=int(budget * (1 - 0.04 * i)),
+                            parameters_by_part={
+                                "embedding": params // 10,
+                                "body": params - 2 * (params // 10),
+                                "head": params // 10,
+                            },
+                            seconds=budget / 1e9 * pace * (ratio**-0.15) * float(rng.uniform(0.97, 1.03)),
+                        )
+                    )
+    for each in made:
+        Store(root).publish(each)
+    return made

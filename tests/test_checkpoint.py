@@ -1,12 +1,6 @@
 """Checkpoints under what happens to files: cut, flipped, killed while written, a full disk, code inside."""
 
 import hashlib
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 import warnings
 
 import pytest
@@ -14,17 +8,6 @@ import torch
 
 from lab.checkpoint import DurableIO, parts
 from lab.errors import UsageError
-
-WRITER = """
-import sys, torch
-from lab.checkpoint import DurableIO
-io, step = DurableIO(), int(sys.argv[2])
-print("ready", flush=True)
-while True:
-    step += 1
-    io.save_checkpoint({"step": step, "weights": torch.full((200_000,), float(step))}, sys.argv[1])
-    print(step, flush=True)
-"""
 
 
 @pytest.fixture
@@ -87,35 +70,3 @@ def test_code_in_a_checkpoint_is_not_run_though_its_sum_is_right(tmp_path):
     with pytest.raises(UsageError, match="is not loaded"):
         DurableIO().load_checkpoint(newest)
     assert not (tmp_path / "exploded").exists()
-
-
-def killed_while_writing(folder, kills, seed=0):
-    """The step found after each kill, and the last that was said to be written."""
-    path, rng, found, said = folder / "checkpoint", random.Random(seed), 0, 0
-    for _ in range(kills):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(found)], stdout=subprocess.PIPE, text=True)
-        assert writer.stdout.readline() == "ready\n"
-        for _ in range(rng.randrange(3)):
-            said = int(writer.stdout.readline())
-        time.sleep(rng.random() * 0.01)
-        writer.send_signal(signal.SIGKILL)
-        said = max([said, *map(int, writer.communicate()[0].split())])
-        if path.exists():
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                checkpoint = DurableIO().load_checkpoint(path)
-            found = checkpoint["step"]
-            assert (checkpoint["weights"] == found).all()
-        yield found, said
-
-
-def test_kills_while_it_is_written_leave_a_whole_one(tmp_path):
-    for found, said in killed_while_writing(tmp_path, kills=4):
-        assert found >= said
-
-
-@pytest.mark.slow
-def test_two_hundred_kills_while_it_is_written_leave_a_whole_one(tmp_path):
-    steps = [found for found, said in killed_while_writing(tmp_path, kills=200) if found >= said]
-    assert len(steps) == 200
-    assert not [file for file in os.listdir(tmp_path) if file.startswith(".checkpoint") and file.endswith(".previous")]

@@ -74,8 +74,8 @@ def test_a_broken_file_of_a_run_is_named_with_its_remedy(folder, capsys, name, h
 
 
 def test_a_run_in_hand_is_left_alone(folder, capsys):
-    (folder / ".run.json.x3").write_text("{")
     with Store(folder.parents[1]).claim(folder.name):
+        (folder / ".run.json.x3").write_text("{")
         assert told(folder, capsys) == (0, "nothing is broken\n")
     assert told(folder, capsys)[0] == 1
 

@@ -16,7 +16,7 @@ from lab.counter import Counter
 from lab.model import build, build_task, count_parameters
 from lab.planning import Planner, Shape
 from lab.recipe import Recipe
-from lab.training import Learner, sequence_maps, with_auxiliary
+from lab.training import Learner, Part, sequence_maps, with_auxiliary
 
 
 def mixture(dim=12, hidden=10, experts=8, active=2, bias=False):
@@ -129,7 +129,7 @@ def test_the_lab_trains_on_the_auxiliary_loss_and_records_the_task_s():
     model = build("lstm", task, dim=16, depth=2, settings={"mlp": "moe"})
     batch = task.batch("train", 0, 4, 0)
     learner = Learner(model, task, Recipe(), 10).train()
-    loss = learner.training_step(batch, 0)
+    loss = learner.training_step(Part(batch, 0, 1.0), 0)
     mixtures = [module for module in model.modules() if isinstance(module, Experts)]
     expected = learner.loss + sum(module.auxiliary.item() for module in mixtures)
     assert len(mixtures) == 2

@@ -131,6 +131,7 @@ def test_the_command_writes_a_table_a_figure_and_the_machine(tmp_path):
     assert {path.name for path in (tmp_path / "b").iterdir()} == {
         "machine.json",
         "speed.csv",
+        "speed.pdf",
         "speed.png",
         "speed.svg",
         "speed.txt",

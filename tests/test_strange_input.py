@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import records
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from test_cli import lab
 from test_requests import PLUGIN
 from test_store import SPEC
 
-from lab import analysis, conformance, engine, overhead, plugins, speed, study, training
+from lab import analysis, conformance, engine, frontier, ledger, overhead, plugins, speed, study, training
 from lab.checkpoint import DurableIO
 from lab.cli import app
 from lab.doctor import examine
@@ -26,7 +26,7 @@ from lab.run import Run, Store
 from lab.verification import verify
 
 CODES = {0, 1, 2, 3, 75}
-FEW, MANY = 2, 150
+FEW, MANY = 1, 150
 """Examples for each flag by default, and of the slow test."""
 STRANGE = [
     "", " ", "\n", "a\r\nb", "\ud800", "é", "名前", "\x1b[31mred", "\x07\x85", "\u202e", "../x", "x/../../y", "/", ".", "..", "-",
@@ -38,7 +38,7 @@ STRANGE = [
 ANY = st.one_of(st.sampled_from(STRANGE), st.text(max_size=30), st.integers().map(str), st.floats().map(str))
 SMALL = {"--architectures": "linear_rnn", "--architecture": "linear_rnn", "--tasks": "recall", "--task": "recall", "--budget": "1e8",  # noqa: E501
          "--dim": "8", "--depth": "1", "--seeds": "1", "--workers": "1", "--lengths": "8", "--decode": "8", "TASKS": "recall",
-         "NAME": "transformer", "NAMES": "linear_rnn"}  # fmt: skip
+         "NAME": "transformer", "NAMES": "linear_rnn", "--budgets": "1e8:1e9:2", "--sizes": "4", "study NAME": "default", "new-architecture NAME": "mine"}  # fmt: skip
 
 
 def commands(within=app, path=()):
@@ -58,7 +58,7 @@ def request(path, flag, value):
     argv = list(path)
     for argument in dict(commands())[path]:
         name = argument.names[0]
-        chosen = value if name == flag else SMALL.get(name, "1" if argument.required else None)
+        chosen = value if name == flag else SMALL.get(f"{path[-1]} {name}", SMALL.get(name, "1" if argument.required else None))
         if chosen is None or (name != flag and argument.hint is bool):
             continue
         argv.append(chosen if name.isupper() else f"{name}={chosen}")
@@ -81,6 +81,8 @@ def sandbox(tmp_path, monkeypatch):
         conformance: ("check",),
         speed: ("rates",),
         overhead: ("bare", "ours"),
+        frontier: ("bare",),
+        ledger: ("torch_counts",),
     }.items():
         for name in names:
             monkeypatch.setattr(module, name, begin)
@@ -125,7 +127,7 @@ def held(path, sandbox):
     return (sandbox in Path(os.path.abspath(path)).parents) if "\0" not in path else True
 
 
-PATHS = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
+PATHS = settings(deadline=None, database=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize(("path", "flag"), FLAGS, ids=[" ".join((*path, flag)) for path, flag in FLAGS])
@@ -150,7 +152,9 @@ def try_texts(sandbox, capsys, path, flag, examples):
     check()
 
 
-@pytest.mark.parametrize("text", STRANGE, ids=[ascii(text[:20]) for text in STRANGE])
+@pytest.mark.parametrize(
+    "text", [pytest.param(text, id=ascii(text[:20]), marks=[pytest.mark.slow] if i % 4 else []) for i, text in enumerate(STRANGE)]
+)
 def test_strange_texts_as_names_numbers_and_paths(sandbox, capsys, text):
     for path, flag in ((("run",), "--architecture"), (("run",), "--task"), (("run",), "--budget"), (("compare",), "--study"),
                        (("verify",), "RUNS"), (("list",), "--plugin"), (("show",), "NAME"), (("doctor",), "--results")):  # fmt: skip  # noqa: E501

@@ -126,10 +126,10 @@ def test_generators_are_in_the_checkpoint(tmp_path, monkeypatch):
         def flops(self, length):
             return Flops(contraction=2 * length * self.map.weight.numel())
 
-    def noisy(name, task, *, dim, depth, settings, recipe=None):
-        return Model(Noisy(dim, depth), task)
+    def noisy(spec, task):
+        return Model(Noisy(spec.dim, spec.depth), task)
 
-    monkeypatch.setattr(training, "build", noisy)
+    monkeypatch.setattr(training, "model_of", noisy)
     spec = spec_for(steps=12)
     straight, broken = Store(tmp_path / "straight"), Store(tmp_path / "broken")
     training.train(spec, straight)

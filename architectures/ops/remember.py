@@ -11,7 +11,10 @@ Key = tuple[tuple[Tensor, int, int], ...]
 
 
 class Remembered:
-    """While gradients are off, `make` is called again only after a parameter was written to or replaced. Copies begin empty."""
+    """While gradients are off, `make` is called again only after a parameter was written to or replaced. Copies begin empty.
+
+    A call with gradients forgets: torch's fused optimizers write to parameters without a new version.
+    """
 
     def __init__(self) -> None:
         self._key: Key = ()
@@ -19,6 +22,7 @@ class Remembered:
 
     def __call__(self, make: Callable[[], Value], *parameters: Tensor) -> Value:
         if torch.is_grad_enabled() or torch._C._len_torch_dispatch_stack():
+            self._key, self._value = (), None
             return make()
         key = tuple((parameter, parameter._version, parameter.data_ptr()) for parameter in parameters)
         if not _same(key, self._key):

@@ -27,33 +27,37 @@ if TYPE_CHECKING:
     from lab.analysis.benchmark import benchmark_chart, benchmark_table
     from lab.analysis.canvas import Chart, write
     from lab.analysis.conventions import restate
+    from lab.analysis.figures import Material, charts, sweep_figures
     from lab.analysis.isoflop import Frontier, Multiplier, frontier, multiplier
     from lab.analysis.plots import quality_against_flops, quality_by_task
     from lab.analysis.report import draw_all, write_report
     from lab.analysis.speed import speed_by_task, throughput_against_length
     from lab.analysis.surface import LossSurface, fit_loss_surface
+    from lab.analysis.sweeps import summarise, told
     from lab.analysis.variants import accuracy_by_slice, quality_beyond_training
 
 _MODULES = {
     "benchmark": ("benchmark_chart", "benchmark_table"),
     "canvas": ("Chart", "write"),
     "conventions": ("restate",),
+    "figures": ("Material", "charts", "sweep_figures"),
     "isoflop": ("Frontier", "Multiplier", "frontier", "multiplier"),
     "plots": ("quality_against_flops", "quality_by_task"),
     "report": ("draw_all", "write_report"),
     "speed": ("speed_by_task", "throughput_against_length"),
+    "sweeps": ("summarise", "told"),
     "surface": ("LossSurface", "fit_loss_surface"),
     "variants": ("accuracy_by_slice", "quality_beyond_training"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
-    "Chart", "Frontier", "LossSurface", "Multiplier", "Reading", "accuracy_by_slice", "aggregates", "baselines",
-    "benchmark_chart", "benchmark_table", "compute_to_solve", "curves", "draw_all", "fit_loss_surface", "frontier",
+    "Chart", "Frontier", "LossSurface", "Material", "Multiplier", "Reading", "accuracy_by_slice", "aggregates", "baselines",
+    "benchmark_chart", "benchmark_table", "charts", "compute_to_solve", "curves", "draw_all", "fit_loss_surface", "frontier",
     "holm", "interquartile_mean", "kaplan_meier", "multiplier", "pairs", "performance_profile",
     "probability_of_improvement", "quality_against_flops", "quality_beyond_training", "quality_by_task", "render",
     "restate", "results", "sign_flip", "solve_table", "solving_multiplier", "solving_profile", "solving_score", "speed_by_task",
-    "stratified_bootstrap", "summary", "table", "throughput_against_length", "verdicts", "wilson", "write",
-    "write_report",
+    "stratified_bootstrap", "summarise", "summary", "sweep_figures", "table", "throughput_against_length", "told", "verdicts",
+    "wilson", "write", "write_report",
 ]  # fmt: skip
 
 

@@ -15,13 +15,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from lab.analysis.styles import Style
 from lab.analysis.text import wrapped_name
 
 FULL = 7.0
 """Inches: the width of a text column on a page."""
+COLUMN = 3.4
+"""Inches: the width of one of two columns on a page."""
 PANEL = {1: 3.9, 2: 2.9, 3: FULL / 3}
 """Inches a panel, by the number of panels in a line."""
 INK, FAINT = "#222222", "#6b6b6b"
@@ -63,6 +65,7 @@ _SHEET = [
         "legend.frameon": False,
         "svg.hashsalt": "sequence-lab",
         "svg.fonttype": "none",
+        "pdf.fonttype": 42,
         "figure.facecolor": "white",
         "savefig.facecolor": "white",
         "savefig.dpi": 200,
@@ -73,9 +76,18 @@ _SHEET = [
 ]
 
 
-class Chart(Figure):
-    """A matplotlib figure that carries the numbers it shows, its caption, and words for those who do not see it."""
+_NO_DATES: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 
+
+class Chart(Figure):
+    """A matplotlib figure that carries its file's name, its title, numbers and caption, and words for those who do not see it."""
+
+    name: str
+    title: str
     data: pd.DataFrame
     caption: str = ""
     alt: str = ""
@@ -89,12 +101,16 @@ def sheet() -> Iterator[None]:
 
 
 def panels(
-    titles: Sequence[str], height: float = 2.2, across: int | None = None, sharey: bool = False
+    titles: Sequence[str],
+    height: float = 2.2,
+    across: int | None = None,
+    sharey: bool = False,
+    width: float | None = None,
 ) -> tuple[Chart, list[Axes]]:
-    """A chart with a titled panel for each name. height: inches a panel."""
+    """A chart with a titled panel for each name. height: inches a panel; width: inches in all."""
     count = len(titles)
     across = across or {1: 1, 2: 2, 4: 2}.get(count, 3)
-    width = min(FULL, PANEL[min(across, 3)] * across) if across < 3 else FULL
+    width = width or (min(FULL, PANEL[min(across, 3)] * across) if across < 3 else FULL)
     down = math.ceil(count / across)
     chart = Chart(figsize=(width, height * down + 0.3), layout="constrained")
     FigureCanvasAgg(chart)
@@ -127,15 +143,17 @@ def log_axis(axis: Any, low: float, high: float) -> None:
     """A logarithmic axis labelled at powers of ten, and between them where few are in sight. low, high: of the data."""
     few = math.log10(high / low) < 1.7
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=6))
+    axis.set_major_locator(MaxNLocator(4) if high < 3 * low else LogLocator(subs=(1, 2, 5) if few else (1,), numticks=6))
     axis.set_minor_formatter(NullFormatter())
-    axis.set_major_formatter(FuncFormatter(_power))
+    axis.set_major_formatter(FuncFormatter(power))
 
 
-def _power(value: float, place: int | None = None) -> str:
+def power(value: float, place: int | None = None) -> str:
     """10\u2079 or 2\u00b710\u2079; plain from 0.01 to 9999."""
     if 0.01 <= value < 1e4:
         return f"{value:g}"
+    if value <= 0:  # a linear locator on a logarithmic axis may ask for it
+        return ""
     exponent = math.floor(math.log10(value) + 1e-9)
     factor = value / 10**exponent
     raised = str(exponent).translate(
@@ -144,40 +162,43 @@ def _power(value: float, place: int | None = None) -> str:
     return f"10{raised}" if abs(factor - 1) < 1e-6 else f"{factor:.3g}\u00b710{raised}"
 
 
-def image(figure: Figure, kind: str, caption: str = "") -> bytes:
-    """The figure as png (200 dots an inch) or svg, with the caption below it: the same bytes for the same figure."""
+def images(figure: Figure, kinds: Sequence[str], caption: str = "") -> list[bytes]:
+    """The figure as png (200 dots an inch), svg or pdf, with the caption below it: the same bytes for the same figure."""
     # drawing moves the panels, from where the next drawing would begin: only a copy is drawn
     fresh = pickle.loads(pickle.dumps(figure))  # noqa: S301  what was dumped here
-    buffer = io.BytesIO()
+    made = []
     with sheet():
         if caption:
             _add(fresh, caption)
         FigureCanvasAgg(fresh)
         fresh.draw_without_rendering()
         fresh.set_layout_engine("none")  # else the panels' places depend on the kind of file
-        nothing = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-        fresh.savefig(buffer, format=kind, metadata=nothing)
-    return buffer.getvalue()
+        for kind in kinds:
+            buffer = io.BytesIO()
+            fresh.savefig(buffer, format=kind, metadata=_NO_DATES[kind])
+            made.append(buffer.getvalue())
+    return made
 
 
 def write(figure: Figure, data: pd.DataFrame, folder: str | Path, name: str, caption: str) -> list[Path]:
-    """Write <name>.png and <name>.svg, both with the caption below the drawing, and <name>.csv with the data; the files.
+    """Write <name> as .png, .svg and .pdf, all with the caption below the drawing, and as .csv with the data; the files.
 
     Drawing twice gives the same bytes. The figure stays as it is.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{name}.{kind}" for kind in ("png", "svg", "csv")]
-    files[0].write_bytes(image(figure, "png", caption))
-    files[1].write_bytes(image(figure, "svg", caption))
-    data.to_csv(files[2], index=False)
+    kinds = tuple(_NO_DATES)
+    files = [folder / f"{name}.{kind}" for kind in (*kinds, "csv")]
+    for file, content in zip(files, images(figure, kinds, caption), strict=False):
+        file.write_bytes(content)
+    data.to_csv(files[-1], index=False)
     return files
 
 
 def _add(figure: Figure, caption: str) -> None:
     """Put the caption in small type under the drawing, on paper added for it."""
     width, height = (float(inches) for inches in figure.get_size_inches())
-    lines = textwrap.wrap(caption, max(30, int(width * 21.5)), break_on_hyphens=False)
+    lines = textwrap.wrap(caption, max(30, int(width * 20.5)), break_on_hyphens=False)
     extra = 0.14 * len(lines) + 0.12
     whole = height + extra
     engine: Any = figure.get_layout_engine()

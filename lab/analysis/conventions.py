@@ -16,11 +16,10 @@ seconds            no FLOPs: the time that training took where it ran
 # pyright: reportAttributeAccessIssue=false
 
 from collections.abc import Callable
-from typing import Literal
 
 import pandas as pd
 
-Convention = Literal["headline", "contraction", "all", "minimum", "6nd", "6nd_nonembedding", "palm", "seconds"]
+Amount = float | pd.Series
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "headline": ("flops_contraction", "flops_mixing"),
@@ -35,24 +34,24 @@ NEEDS: dict[str, tuple[str, ...]] = {
 """Columns that a convention reads."""
 
 
-def six_nd(params: float, tokens: float) -> float:
+def six_nd(params: Amount, tokens: Amount) -> Amount:
     """Training FLOPs of `tokens` tokens by a rule that asks for nothing but parameters."""
     return 6 * params * tokens
 
 
-def palm(params: float, tokens: float, depth: float, dim: float, length: float) -> float:
+def palm(params: Amount, tokens: Amount, depth: Amount, dim: Amount, length: Amount) -> Amount:
     """Training FLOPs by PaLM's formula; `dim` is heads times their width."""
     return (6 * params + 12 * depth * dim * length) * tokens
 
 
-_COUNT: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+_COUNT: dict[str, Callable[[pd.DataFrame], Amount]] = {
     "6nd": lambda f: six_nd(f["params"], f["tokens"]),
     "6nd_nonembedding": lambda f: six_nd(f["params"] - f["params_embedding"] - f["params_head"], f["tokens"]),
     "palm": lambda f: palm(f["params"] - f["params_embedding"], f["tokens"], f["depth"], f["dim"], f["length"]),
 }
 
 
-def restate(frame: pd.DataFrame, convention: Convention) -> pd.DataFrame:
+def restate(frame: pd.DataFrame, convention: str) -> pd.DataFrame:
     """The frame with `flops` under another convention and its name in the column `convention`; budgets stay what they were.
 
     `frontier` and `multiplier` take such a frame: runs of one budget, which then differ in FLOPs, are brought to the same cost.

@@ -14,7 +14,8 @@ from lab.run import SCHEMA
 from lab.terminal import printable
 
 COLUMNS = (
-    "id", "status", "architecture", "task", "dim", "depth", "seed", "budget", "batch", "precision", "lr", "length", "params",
+    "id", "status", "architecture", "task", "dim", "depth", "seed", "budget", "batch", "accumulate", "carry_state",
+    "precision", "lr", "length", "params",
     "params_embedding", "params_head", "flops", "flops_contraction", "flops_mixing", "flops_pointwise", "flops_minimum",
     "flops_optimizer", "tokens", "steps", "planned_steps", "flops_per_token", "evaluation_flops", "state_size", "seconds",
     "peak_memory", "metric", "higher_is_better", "score", "loss", "chance", "baselines", "references", "refused",
@@ -42,9 +43,10 @@ _NUMBER = int | float
 _KINDS: dict[type | UnionType, tuple[str, ...]] = {
     str: ("id", "status", "architecture", "task", "precision", "metric", "reason", "leak_gate", "data"),
     str | None: ("commit", "device", "processor", "started"),
-    int: ("dim", "depth", "seed", "batch"),
+    int: ("dim", "depth", "seed", "batch", "accumulate"),
+    bool: ("carry_state",),
     _NUMBER: ("budget", "params", *_FROM_RECORD),
-    _NUMBER | None: ("lr", "length", "state_size", "chance", "threads"),
+    _NUMBER | None: ("lr", "length", "state_size", "chance", "threads", *LEDGER),
     dict: ("baselines", "refused", "throughput", "environment"),
     list: ("references",),
 }
@@ -166,6 +168,8 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         "status": record["status"],
         "budget": float(spec["budget"]),
         "lr": recipe.get("lr"),
+        "accumulate": spec.get("accumulate", 1),
+        "carry_state": spec.get("carry_state", False),
         "length": record.get("tokens", 0) / positions if positions else None,
         "params": record.get("parameters") or 0,
         **{f"params_{part}": parts.get(part) for part in ("embedding", "head")},

@@ -53,11 +53,12 @@ Method = Literal["quadratic", "akima"]
 class Frontier:
     """Lowest loss for each budget.
 
-    points: a row a budget, ascending: flops; runs; sizes; params, tokens and loss at the optimal size; loss_low and loss_high; se
-    of ln loss; status (`ok`, else censored: `edge`, `no minimum`, `too few sizes`); beyond: on which side a size is missing;
-    cubic_p: of the test for a cubic term; akima_loss: the least value of an Akima spline; stable: share of the replicates that
-    are ok; note. params_exponent, tokens_exponent: slopes of ln params and ln tokens against ln flops over budgets that are not
-    censored. log_loss, log_params: replicates x budgets, NaN where censored.
+    points: a row a budget, ascending: flops; runs; sizes; params, tokens and loss at the optimal size, each with `_low` and
+    `_high`; se of ln loss; bend: of the parabola, ln loss = ln optimal loss + bend (ln params - ln optimal params)^2; status
+    (`ok`, else censored: `edge`, `no minimum`, `too few sizes`); beyond: on which side a size is missing; cubic_p: of the test
+    for a cubic term; akima_loss: the least value of an Akima spline; stable: share of the replicates that are ok; note.
+    params_exponent, tokens_exponent: slopes of ln params and ln tokens against ln flops over budgets that are not censored.
+    log_loss, log_params: replicates x budgets, NaN where censored.
     """
 
     points: pd.DataFrame
@@ -93,7 +94,7 @@ class Multiplier:
     curve: a row a loss, descending: loss; flops_a, flops_b; multiplier; low, high: pointwise; band_low, band_high: simultaneous;
     defined: share of the replicates; valid; reason. interval, flops: least and greatest valid loss, and b's FLOPs there; NaN if
     none. slope: d ln M / d ln flops of b. scaling: `a constant factor`, `scale-dependent`, or why that cannot be told. verdict:
-    who needs less. reason: why there is no multiplier at all.
+    who needs less. reason: why there is no multiplier at all. names: what sentences call a and b.
     """
 
     curve: pd.DataFrame
@@ -105,13 +106,14 @@ class Multiplier:
     reason: str
     a: Frontier = field(repr=False)
     b: Frontier = field(repr=False)
+    names: tuple[str, str] = ("a", "b")
     _critical: float = field(default=np.nan, repr=False)
 
     def at(self, loss: float) -> Reading:
         """M at a loss with its intervals; outside the validity interval NaN with the reason."""
         low, high = self.interval
         if not low * (1 - 1e-9) <= loss <= high * (1 + 1e-9):  # the ends came through a logarithm
-            beyond = [_unreached(name, front, loss) for name, front in (("a", self.a), ("b", self.b))]
+            beyond = [_unreached(name, front, loss) for name, front in zip(self.names, (self.a, self.b), strict=True)]
             found = "; ".join(filter(None, [self.reason, *beyond]))
             return Reading(
                 reason=found or f"loss {loss:.4g} is outside {low:.4g} to {high:.4g}, where {DEFINED:.0%} of replicates agree"
@@ -134,7 +136,8 @@ class Multiplier:
             return f"no multiplier: {self.reason}"
         read = ", ".join(f"{self.at(loss)} at loss {loss:.3g}" for loss in self.summary["loss"])
         where = f"losses {self.interval[0]:.3g} to {self.interval[1]:.3g}, {self.flops[0]:.2g} to {self.flops[1]:.2g} FLOPs"
-        return f"FLOPs of b / FLOPs of a: {read} (valid for {where}); {self.scaling}, slope {self.slope}; {self.verdict}"
+        a, b = self.names
+        return f"FLOPs of {b} / FLOPs of {a}: {read} (valid for {where}); {self.scaling}, slope {self.slope}; {self.verdict}"
 
 
 def frontier(runs: pd.DataFrame, method: Method = "quadratic", replicates: int = 1000, seed: int = 0) -> Frontier:
@@ -149,23 +152,29 @@ def frontier(runs: pd.DataFrame, method: Method = "quadratic", replicates: int =
 
 
 def multiplier(
-    a: pd.DataFrame, b: pd.DataFrame, method: Method = "quadratic", replicates: int = 1000, seed: int = 0
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    method: Method = "quadratic",
+    replicates: int = 1000,
+    seed: int = 0,
+    names: tuple[str, str] = ("a", "b"),
 ) -> Multiplier:
-    """How many times the FLOPs of `a` `b` needs for equal loss, from the runs of both as for `frontier`."""
-    if _convention(a, "a") != _convention(b, "b"):
-        raise ValueError(f"a counts FLOPs as {_convention(a, 'a')}, b as {_convention(b, 'b')}: restate one of them")
+    """How many times the FLOPs of `a` `b` needs for equal loss, from the runs of both as for `frontier`. names: for sentences."""
+    if _convention(a, names[0]) != _convention(b, names[1]):
+        ways = [f"{name} counts FLOPs as {_convention(runs, name)}" for name, runs in zip(names, (a, b), strict=True)]
+        raise ValueError(f"{', '.join(ways)}: restate one of them")
     streams = np.random.default_rng(seed).spawn(2)
     front_a, front_b = (
-        _fitted(_sweep(runs, name), method, replicates, rng) for runs, name, rng in zip((a, b), "ab", streams, strict=True)
+        _fitted(_sweep(runs, name), method, replicates, rng) for runs, name, rng in zip((a, b), names, streams, strict=True)
     )
     (low_a, high_a), (low_b, high_b) = front_a.interval, front_b.interval
-    for name, front in (("a", front_a), ("b", front_b)):
+    for name, front in zip(names, (front_a, front_b), strict=True):
         if refusal := _refusal(front):
-            return _refused(f"{name} {refusal}", front_a, front_b)
+            return _refused(f"{name} {refusal}", front_a, front_b, names)
     low, high = max(low_a, low_b), min(high_a, high_b)
     if not low < high:
-        told = f"a from {low_a:.4g} to {high_a:.4g}, b from {low_b:.4g} to {high_b:.4g}"
-        return _refused(f"the frontiers share no losses: {told}", front_a, front_b)
+        told = f"{names[0]} from {low_a:.4g} to {high_a:.4g}, {names[1]} from {low_b:.4g} to {high_b:.4g}"
+        return _refused(f"the frontiers share no losses: {told}", front_a, front_b, names)
 
     loss = np.geomspace(high, low, GRID)
     loss[[0, -1]] = high, low
@@ -174,7 +183,8 @@ def multiplier(
     defined = np.isfinite(drawn).mean(0)
     valid = _longest((defined >= DEFINED) & np.isfinite(value))
     if valid.sum() < 3:
-        return _refused(f"fewer than {DEFINED:.0%} of the replicates define both frontiers where they overlap", front_a, front_b)
+        reason = f"fewer than {DEFINED:.0%} of the replicates define both frontiers where they overlap"
+        return _refused(reason, front_a, front_b, names)
     critical = _critical(value[valid], drawn[:, valid])
     intervals, bands = _intervals(value, drawn, critical)
     log_a, log_b = (_inverse(_log_points(f), np.log(f.points["flops"].to_numpy()), at)[0] for f in (front_a, front_b))
@@ -188,8 +198,8 @@ def multiplier(
     scaling = "a constant factor" if slope.low <= 0 <= slope.high else "scale-dependent"
     inside = loss[valid]
     interval, flops = (float(inside[-1]), float(inside[0])), (float(np.exp(log_b[valid][0])), float(np.exp(log_b[valid][-1])))
-    verdict = _verdict(curve[valid])
-    return Multiplier(curve, interval, flops, slope, scaling, verdict, "", front_a, front_b, critical)
+    verdict = _verdict(curve[valid], *names)
+    return Multiplier(curve, interval, flops, slope, scaling, verdict, "", front_a, front_b, names, critical)
 
 
 @dataclass(frozen=True)
@@ -271,7 +281,7 @@ def _levelled(sweep: list[_Budget], name: str) -> list[_Budget]:
     for _ in range(TURNS):
         least, at = np.full(len(sweep), np.nan), np.empty(len(sweep))
         for k, (budget, moved) in enumerate(zip(sweep, levelled, strict=True)):
-            x, y, status, _ = _optimum(moved.x, moved.y[None], moved.count, 0.0, "quadratic")
+            x, y, _, status, _ = _optimum(moved.x, moved.y[None], moved.count, 0.0, "quadratic")
             inside = status[0] == "ok"
             cost = np.bincount(budget.which, budget.cost) / budget.count
             at[k] = np.log(budget.flops) + np.interp(x[0] if inside else moved.x[np.argmin(moved.y)], budget.x, cost)
@@ -293,17 +303,21 @@ def _fitted(sweep: list[_Budget], method: Method, replicates: int, rng: np.rando
     rows, losses, sizes = [], [], []
     for budget, pool, centre, scale in zip(sweep, pools, centres, sigma, strict=True):
         drawn = _replicates(budget, pool, centre, replicates, rng)
-        x, y, status, beyond = _optimum(budget.x, budget.y[None], budget.count, scale, method)
-        x_drawn, y_drawn, status_drawn, _ = _optimum(budget.x, drawn, budget.count, scale, method)
+        x, y, bend, status, beyond = _optimum(budget.x, budget.y[None], budget.count, scale, method)
+        x_drawn, y_drawn, _, status_drawn, _ = _optimum(budget.x, drawn, budget.count, scale, method)
         ok = status_drawn == "ok"
         losses.append(np.where(ok, y_drawn, np.nan))
         sizes.append(np.where(ok, x_drawn, np.nan))
-        rows.append(_point(budget, x[0], y[0], str(status[0]), str(beyond[0]), losses[-1], scale))
+        rows.append(_point(budget, x[0], y[0], str(status[0]), str(beyond[0]), losses[-1], scale) | {"bend": bend[0]})
     points = pd.DataFrame(rows)
     log_loss, log_params = np.stack(losses, axis=1), np.stack(sizes, axis=1)
     flops = np.log(points["flops"].to_numpy())
     ok = (points["status"] == "ok").to_numpy()
     log_tokens = np.stack([np.interp(log_params[:, k], b.x, b.tokens) for k, b in enumerate(sweep)], axis=1)
+    for name, drawn in (("params", log_params), ("tokens", log_tokens)):
+        ends = np.full((len(points), 2), np.nan)
+        ends[ok] = np.exp(_percentiles(np.log(points.loc[ok, name].to_numpy()), drawn[:, ok]))
+        points[[f"{name}_low", f"{name}_high"]] = ends
     exponents = [
         _exponent(flops[ok], np.log(points.loc[ok, name].to_numpy()), drawn[:, ok])
         for name, drawn in (("params", log_params), ("tokens", log_tokens))
@@ -402,22 +416,25 @@ def _replicates(
 
 def _optimum(
     x: np.ndarray, y: np.ndarray, count: np.ndarray, sigma: float, method: Method
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """For each row of y (rows x sizes): ln params and ln loss at the optimum, its status, and where a size is missing."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """For each row of y (rows x sizes): ln params and ln loss at the optimum, the parabola's bend, the status of the optimum, and
+    where a size is missing.
+    """
     rows = len(y)
     if len(x) < FEWEST_SIZES or not np.isfinite(y).all():
         nothing = np.full(rows, np.nan)
-        return nothing, nothing, np.full(rows, "too few sizes", object), np.full(rows, "", object)
+        return nothing, nothing, nothing, np.full(rows, "too few sizes", object), np.full(rows, "", object)
     if method == "akima":
         best, least = _akima(x, y)
         first, last = x[0] + 1e-9, x[-1] - 1e-9
-        curved = np.ones(rows, bool)
+        curved, bend = np.ones(rows, bool), np.full(rows, np.nan)
     else:
-        best, least, curved = _parabola(x, y, count, sigma)
+        best, least, bend = _parabola(x, y, count, sigma)
+        curved = np.isfinite(bend)
         first, last = x[1], x[-2]
     beyond = np.where(best < first, "smaller", np.where(best > last, "larger", ""))
     status = np.where(~curved, "no minimum", np.where(beyond != "", "edge", "ok"))
-    return best, least, status.astype(object), np.where(curved, beyond, "").astype(object)
+    return best, least, bend, status.astype(object), np.where(curved, beyond, "").astype(object)
 
 
 def _windows(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -428,7 +445,7 @@ def _windows(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _parabola(x: np.ndarray, y: np.ndarray, count: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vertex of each row's weighted parabola with Huber's weights beyond 2 sigma, and whether it opens upwards."""
+    """Vertex of each row's weighted parabola with Huber's weights beyond 2 sigma, and its bend; NaN where it opens downwards."""
     distance, near = _windows(x, y)
     powers = distance[:, :, None] ** np.arange(3)
     weight = near * count
@@ -437,10 +454,8 @@ def _parabola(x: np.ndarray, y: np.ndarray, count: np.ndarray, sigma: float) -> 
         off = np.abs(y - np.einsum("rsp,rp->rs", powers, coefficients)) * np.sqrt(count)
         coefficients = _least_squares(powers, y, weight * np.minimum(1, 2 * sigma / np.maximum(off, 1e-300)))
     c0, c1, c2 = coefficients.T
-    curved = c2 > 0
-    bend = np.where(curved, c2, 1)
-    best = x[np.argmin(y, axis=1)] - c1 / (2 * bend)
-    return np.where(curved, best, np.nan), np.where(curved, c0 - c1**2 / (4 * bend), np.nan), curved
+    bend = np.where(c2 > 0, c2, np.nan)
+    return x[np.argmin(y, axis=1)] - c1 / (2 * bend), c0 - c1**2 / (4 * bend), bend
 
 
 def _least_squares(powers: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -647,12 +662,12 @@ def _refusal(front: Frontier) -> str:
     return f"does not improve {where} beyond the noise: add seeds"
 
 
-def _refused(reason: str, a: Frontier, b: Frontier) -> Multiplier:
-    names = ["loss", "flops_a", "flops_b", "multiplier", "low", "high", "band_low", "band_high", "defined", "valid", "reason"]
-    curve = pd.DataFrame(columns=names).astype({"valid": bool})
+def _refused(reason: str, a: Frontier, b: Frontier, names: tuple[str, str]) -> Multiplier:
+    columns = ["loss", "flops_a", "flops_b", "multiplier", "low", "high", "band_low", "band_high", "defined", "valid", "reason"]
+    curve = pd.DataFrame(columns=columns).astype({"valid": bool})
     nothing = (np.nan, np.nan)
     return Multiplier(
-        curve, nothing, nothing, Reading(reason=reason), f"cannot tell: {reason}", f"cannot tell: {reason}", reason, a, b
+        curve, nothing, nothing, Reading(reason=reason), f"cannot tell: {reason}", f"cannot tell: {reason}", reason, a, b, names
     )
 
 
@@ -666,13 +681,13 @@ def _unreached(name: str, front: Frontier, loss: float) -> str:
     return f"loss {loss:.4g} is above {high:.4g}, where {name} starts" if loss > high else ""
 
 
-def _verdict(curve: pd.DataFrame) -> str:
+def _verdict(curve: pd.DataFrame, a: str, b: str) -> str:
     """Who needs less, from the simultaneous band over the valid losses."""
     less, more = curve["band_low"] > 1, curve["band_high"] < 1
     if less.any() and more.any():
-        return "mixed: a needs less at some losses, b at others"
+        return f"mixed: {a} needs less at some losses, {b} at others"
     if less.any() or more.any():
-        who, everywhere = ("a", less.all()) if less.any() else ("b", more.all())
+        who, everywhere = (a, less.all()) if less.any() else (b, more.all())
         return f"{who} needs less compute" + ("" if everywhere else " at some losses, elsewhere they cannot be told apart")
     if max(curve["high"].max(), 1 / curve["low"].min()) < 1.1:
         return "no difference beyond a factor of 1.1"

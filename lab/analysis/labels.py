@@ -14,28 +14,31 @@ import numpy as np
 import pandas as pd
 
 _APART_AS_COLUMNS = ("budget", "precision", "data")
-_APART_AS_ROWS = ("dim", "depth", "batch", "set-up", "lr", "settings", "code")
-_SHORT = {"dim": "d", "depth": "x", "batch": "batch ", "lr": "lr "}
+_APART_AS_ROWS = ("dim", "depth", "batch", "accumulate", "carry_state", "set-up", "lr", "settings", "code")
+_SHORT = {"dim": "d", "depth": "x", "batch": "batch ", "accumulate": "accumulate ", "lr": "lr "}
 USUAL = "lab"
 """The recipe that need not be named."""
 METRICS = {"exact": "share all right", "bits_per_byte": "bits per byte"}
 
 
-def labelled(frame: pd.DataFrame) -> pd.DataFrame:
+def labelled(
+    frame: pd.DataFrame, columns: Sequence[str] = _APART_AS_COLUMNS, rows: Sequence[str] = _APART_AS_ROWS
+) -> pd.DataFrame:
     """The frame with a `row` (architecture) and a `column` (task) for each run; runs that share both differ in seed alone.
 
     Scores compare only at one budget, precision and data, so a task that was run with several has a column for each. An
     architecture that was run with several sizes or set-ups on one column has a row for each. The label says what differs.
+    columns, rows: what sets runs apart.
     """
     if {"row", "column"} <= set(frame.columns):
         return frame
     made = frame.sort_values(["task", "architecture", "budget", "seed", "id"], ignore_index=True)  # sums depend on the order
     made["column"] = made["task"].astype(object)
-    for name in _APART_AS_COLUMNS:
+    for name in columns:
         made["column"] += _difference(made, ["task"], name, " at ")
     made["row"] = made["architecture"].astype(object)
     made["set-up"] = set_ups(made)  # the rate has words of its own
-    for name in _APART_AS_ROWS:
+    for name in rows:
         made["row"] += _difference(made, ["row", "column"], name, " ", across=["architecture"])
     return made.drop(columns="set-up")
 
@@ -62,6 +65,8 @@ def _word(name: str, values: pd.Series) -> Any:
     if name in ("settings", "code"):  # long: numbered in the order of their text
         order = {value: index for index, value in enumerate(sorted(set(values)), 1)}
         return lambda value: f"{name} {order.get(value, 0)}"
+    if name == "carry_state":
+        return lambda value: "state carried" if value else "state fresh"
     if name == "data":
         return lambda value: f"data {value[:6]}" if value else "no data"
     return lambda value: f"{_SHORT.get(name, '')}{value:g}" if isinstance(value, (int, float)) else str(value)
@@ -137,11 +142,19 @@ def conditions(frame: pd.DataFrame) -> dict[str, str]:
 
 def set_ups(frame: pd.DataFrame) -> pd.Series:
     """The recipes, their learning rates left out."""
-    return frame["recipe"].str.replace(r", lr=[^,]+", "", regex=True)
+    return frame["recipe"].map(lambda recipe: re.sub(r", lr=[^,]+", "", recipe))
 
 
 def recipes(frame: pd.DataFrame) -> str:
-    """The training recipe in words: nothing where it is the lab's for all, and where there are several whose each is."""
+    """The training recipe in words: nothing where it is the lab's for all, and where there are several whose each is.
+
+    Where an architecture has many rates, as after tuning by size, each architecture's range is said.
+    """
+    of = set_ups(frame)
+    rates = frame.groupby([of, "architecture"])["lr"].agg(["min", "max", "nunique"])
+    if (rates["nunique"] > 3).any():
+        each = [f"{name or 'not recorded'} ({of}: lr {low:g} to {high:g})" for (name, of), low, high, _ in rates.itertuples()]
+        return "recipes " + "; ".join(each)
     architectures = frame.groupby("recipe")["architecture"].unique()
     if len(architectures) == 1:
         only = architectures.index[0]

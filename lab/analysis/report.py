@@ -7,8 +7,8 @@
 
 import base64
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +17,27 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from lab.analysis.aggregate import aggregate_verdict, aggregates
-from lab.analysis.canvas import Chart, image, write
+from lab.analysis.canvas import Chart, images, write
+from lab.analysis.figures import Material, charts
+from lab.analysis.figures.multiplier import readings, slope
+from lab.analysis.figures.sweep import by_set_up
 from lab.analysis.labels import columns_of, conditions, environments, labelled, measure, quantity, several, span
-from lab.analysis.plots import quality_against_flops, quality_by_task
 from lab.analysis.solving import solve_table
-from lab.analysis.speed import by_length, speed_by_task, throughput_against_length
 from lab.analysis.statistics import baselines, leaders, pairs, references, summary
 from lab.analysis.text import aggregate_cells, cell, probability, score, solve_cells
-from lab.analysis.variants import accuracy_by_slice, quality_beyond_training
 from lab.analysis.verdicts import verdicts
 
 LARGEST_SVG, LARGEST_CSV = 1 << 20, 1 << 20
 """Bytes up to which the page holds a figure as SVG (else PNG), and its numbers (else only the file beside the page does)."""
-TITLES = {
-    "quality_by_task": "Quality at equal compute",
-    "quality_against_flops": "Loss against compute",
-    "quality_beyond_training": "Beyond what was trained on",
-    "accuracy_by_slice": "By slice",
-    "throughput_against_length": "Speed",
-    "speed_by_task": "Speed of the runs",
-}
+PLACES = {
+    "frontiers": ("frontier", "multiplier", "isoflop"),
+    "tasks": ("quality-by-task", "task-matrix", "performance-profile", "solve-times", "quality-against-flops",
+              "quality-beyond-training", "length-extrapolation", "accuracy-by-slice"),
+    "sensitivity": ("convention-sensitivity", "wallclock", "allocation", "seed-noise", "residuals", "lr-sensitivity",
+                    "tuning-fairness", "ladder"),
+    "costs": ("flop-breakdown", "throughput-against-length", "speed-by-task"),
+}  # fmt: skip
+"""Where on the page each kind of figure stands."""
 _HERE = Path(__file__).parent
 _TEMPLATE, _SCRIPT = ((_HERE / name).read_text("utf-8") for name in ("report.html.j2", "report_sort.js.j2"))
 
@@ -54,41 +55,48 @@ class Picture:
     width: int
 
 
-def draw_all(frame: pd.DataFrame, curves: pd.DataFrame, folder: str | Path) -> list[Path]:
-    """Write every figure that the data allows, as PNG, SVG and CSV; the files written."""
-    return [
-        path for name, chart in _charts(frame, curves).items() for path in write(chart, chart.data, folder, name, chart.caption)
-    ]
+def draw_all(material: Material, folder: str | Path, *kinds: str) -> list[Path]:
+    """Write every figure of these kinds, of all where none is named, that a store allows, as PNG, SVG, PDF and CSV; the files."""
+    return [path for chart in charts(material, *kinds) for path in write(chart, chart.data, folder, chart.name, chart.caption)]
 
 
-def write_report(frame: pd.DataFrame, curves: pd.DataFrame, folder: str | Path, command: str) -> Path:
-    """Write report.html into a folder, and the figures below it in figures/. command: what made the runs, as typed.
+def write_report(
+    frame: pd.DataFrame, curves: pd.DataFrame, folder: str | Path, command: str, reference: str | None = None
+) -> Path:
+    """Write report.html into a folder, and the figures below it in figures/.
+
+    command: what made the runs, as typed. reference: the architecture that the others of a sweep are compared with.
 
     Raises:
         ValueError: there are no runs.
     """
     if frame.empty:
         raise ValueError("a report needs at least one run")
-    frame, folder = labelled(frame), Path(folder)
-    charts, solved = _charts(frame, curves), solve_table(frame, curves)
-    for name, chart in charts.items():
-        write(chart, chart.data, folder / "figures", name, chart.caption)
+    folder = Path(folder)
+    material = Material(frame, curves, reference)
+    single, swept = material.comparison, frame[~frame["id"].isin(material.comparison["id"])]
+    parts = [label(part) for label, part in ((labelled, single), (by_set_up, swept)) if len(part)]
+    compared, frame = labelled(single) if len(single) else None, pd.concat(parts, ignore_index=True)
+    drawn = {place: charts(material, *kinds) for place, kinds in PLACES.items()}
+    for chart in chain.from_iterable(drawn.values()):
+        write(chart, chart.data, folder / "figures", chart.name, chart.caption)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(_TEMPLATE).render(
         script=Markup(_SCRIPT),  # noqa: S704  our own file
         script_hash=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode(),
         summary=_headline(frame),
-        verdicts=verdicts(frame),
+        multipliers=_multipliers(material),
+        verdicts={} if compared is None else verdicts(compared),
         conditions=conditions(frame),
-        scores=_scores(frame),
-        together=_together(frame),
-        solving=[(row["column"], row["row"], *solve_cells(row), row["verdict"] or "-") for _, row in solved.iterrows()],
-        pictures=[_picture(name, chart) for name, chart in charts.items()],
+        scores=None if compared is None else _scores(compared),
+        together=[] if compared is None else _together(compared),
+        solving=[] if compared is None else _solving(compared, curves),
+        pictures={place: [_picture(chart) for chart in some] for place, some in drawn.items()},
         setups=_setups(frame),
-        pairs=_pairs(frame),
+        pairs=[] if compared is None else _pairs(compared),
         lost=_lost(frame),
         refused=_refused(frame),
-        published=references(frame).assign(shown=lambda made: made["value"].map(score)).to_dict("records"),
+        published=[] if compared is None else _published(compared),
         command=command,
         environments=environments(frame),
         data={column: value for column, value in zip(frame["column"], frame["data"], strict=True) if value},
@@ -98,28 +106,33 @@ def write_report(frame: pd.DataFrame, curves: pd.DataFrame, folder: str | Path, 
     return path
 
 
-def _charts(frame: pd.DataFrame, curves: pd.DataFrame) -> dict[str, Chart]:
-    drawers: dict[str, Callable[[], Chart | None]] = {
-        "quality_by_task": lambda: quality_by_task(frame),
-        "quality_against_flops": lambda: quality_against_flops(frame, curves),
-        "quality_beyond_training": lambda: quality_beyond_training(frame),
-        "accuracy_by_slice": lambda: accuracy_by_slice(frame),
-        "throughput_against_length": lambda: throughput_against_length(frame),
-        "speed_by_task": lambda: None if by_length(labelled(frame))[0].empty else speed_by_task(frame),
-    }
-    if frame.empty:
-        return {}
-    return {name: chart for name, draw in drawers.items() if (chart := draw()) is not None}
+def _multipliers(material: Material) -> list[dict[str, Any]]:
+    """A row for each two set-ups of each sweep: who needs less, and where that is known."""
+    return [
+        {
+            "task": sweep.task,
+            "pair": f"{name} over {sweep.reference}",
+            "verdict": found.verdict,
+            "value": "" if found.reason else float(found.at(float(found.summary["loss"].iloc[1]))),
+            "readings": readings(found),
+            "unit": sweep.unit,
+            "losses": "-" if found.reason else f"{found.interval[1]:.3g} to {found.interval[0]:.3g}",
+            "flops": "-" if found.reason else f"{quantity(found.flops[0])} to {quantity(found.flops[1])}",
+            "scaling": "-" if found.reason else f"{found.scaling}, slope {slope(found)}",
+        }
+        for sweep in material.sweeps
+        for name, found in sweep.multipliers.items()
+    ]
 
 
-def _picture(name: str, chart: Chart) -> Picture:
-    drawn, kind = image(chart, "svg"), "svg+xml"
+def _picture(chart: Chart) -> Picture:
+    drawn, kind = images(chart, ["svg"])[0], "svg+xml"
     if len(drawn) > LARGEST_SVG:
-        drawn, kind = image(chart, "png"), "png"
+        drawn, kind = images(chart, ["png"])[0], "png"
     table = chart.data.to_csv(index=False).encode()
     return Picture(
-        title=TITLES[name],
-        name=name,
+        title=chart.title,
+        name=chart.name,
         image=_uri(f"image/{kind}", drawn),
         alt=chart.alt,
         caption=chart.caption,
@@ -177,6 +190,11 @@ def _together(frame: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
+def _solving(frame: pd.DataFrame, curves: pd.DataFrame) -> list[tuple[Any, ...]]:
+    solved = solve_table(frame, curves)
+    return [(row["column"], row["row"], *solve_cells(row), row["verdict"] or "-") for _, row in solved.iterrows()]
+
+
 def _setups(frame: pd.DataFrame) -> dict[str, Any]:
     """What every architecture was on every task, seeds together: texts and numbers to sort by."""
     heads = [
@@ -214,6 +232,10 @@ def _setups(frame: pd.DataFrame) -> dict[str, Any]:
         numbers = [(span(value), "" if value.isna().all() else value.max()) for value in values]
         rows.append([(row, ""), (column, ""), *numbers, *((quantity(mean), "" if pd.isna(mean) else mean) for mean in means)])
     return {"heads": heads, "rows": rows}
+
+
+def _published(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return references(frame).assign(shown=lambda made: made["value"].map(score)).to_dict("records")
 
 
 def _pairs(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,16 +1,19 @@
-"""What iso-FLOP sweeps say, in words and tables: the frontier of each architecture, and multipliers against the first."""
+"""What iso-FLOP sweeps say, in words and tables: the frontier of each architecture, and multipliers over the first."""
 
 # what pandas' own hints say of a row is a union of everything
 # pyright: reportAttributeAccessIssue=false
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from lab.analysis.isoflop import Frontier, Multiplier, frontier, multiplier
 from lab.analysis.labels import METRICS, outcome, quantity
+
+if TYPE_CHECKING:
+    from lab.analysis.figures.sweep import Sweep
 
 LOSSES = ("bits_per_byte",)
 """Metrics that are losses themselves, and read instead of nats."""
@@ -18,7 +21,7 @@ LOSSES = ("bits_per_byte",)
 
 @dataclass(frozen=True)
 class Summary:
-    """Frontiers by architecture, and the multiplier of the first over each other one."""
+    """Frontiers by architecture, and the multiplier of each other one over the first."""
 
     runs: Mapping[str, pd.DataFrame]
     unit: str
@@ -28,9 +31,7 @@ class Summary:
 
     def __str__(self) -> str:
         parts = [self._of(name) for name in self.runs]
-        first = next(iter(self.runs))
-        for name, found in self.multipliers.items():
-            parts.append(f"{first} against {name}: {str(found).replace('b / FLOPs of a', f'{name} / FLOPs of {first}')}")
+        parts += [f"{name} over {next(iter(self.runs))}: {found}" for name, found in self.multipliers.items()]
         return "\n\n".join(parts)
 
     def as_json(self) -> dict[str, Any]:
@@ -62,7 +63,7 @@ class Summary:
 
 
 def summarise(runs: Mapping[str, pd.DataFrame]) -> Summary:
-    """Frontiers of the runs of each architecture, and multipliers of the first over the others; loss on the test split."""
+    """Frontiers of the runs of each architecture, and multipliers of the others over the first; loss on the test split."""
     known = {name: with_loss(frame) for name, frame in runs.items()}
     metrics = {str(metric) for frame in known.values() for metric in frame["metric"]} & set(LOSSES)
     unit = METRICS[metrics.pop()] if metrics else "loss (nats)"
@@ -74,9 +75,17 @@ def summarise(runs: Mapping[str, pd.DataFrame]) -> Summary:
             refusals[name] = str(error)
     first = next(iter(known))
     multipliers = {
-        name: multiplier(known[first], known[name]) for name in list(frontiers) if first in frontiers and name != first
+        name: multiplier(known[name], known[first], names=(name, first))
+        for name in frontiers
+        if first in frontiers and name != first
     }
     return Summary(runs, unit, frontiers, refusals, multipliers)
+
+
+def told(sweep: "Sweep") -> str:
+    """The same of a sweep whose frontiers and multipliers are there already."""
+    unit = "loss (nats)" if sweep.unit == "nats" else sweep.unit
+    return str(Summary({name: sweep.of(name) for name in sweep.names}, unit, sweep.frontiers, {}, sweep.multipliers))
 
 
 def with_loss(frame: pd.DataFrame) -> pd.DataFrame:

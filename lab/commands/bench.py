@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from lab.commands.common import USUAL, Flag, Names, Setup, command, print_json
+from lab.commands.common import USUAL, Flag, Names, Setup, add_plugins, command, print_json
 from lab.errors import within
 from lab.run import check_writable
 
@@ -161,8 +161,7 @@ def bench_tasks(*, tasks: Names | None = None, plugin: Names | None = None, json
     """
     from lab import overhead, plugins
 
-    for file in plugin or []:
-        plugins.add_file(file)
+    add_plugins(plugin)
     rows = overhead.tasks(tasks or plugins.names("tasks"))
     if json:
         print_json(rows)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lab.commands.common import Flag, Names, print_json
+from lab.commands.common import Flag, Names, add_plugins, print_json
 from lab.errors import UsageError, within
 
 
@@ -18,8 +18,7 @@ def list_(*, plugin: Names | None = None, json: Flag = False) -> None:
     """
     from lab import plugins, presets
 
-    for file in plugin or []:
-        plugins.add_file(file)
+    add_plugins(plugin)
     found = {
         kind: [{"name": name, "summary": plugins.summary(kind, name)} for name in plugins.names(kind)]
         for kind in ("architectures", "tasks")
@@ -76,10 +75,9 @@ def show(
         ("--number", number, 0, 1 << 31),
     ):  # fmt: skip
         within(flag, value, least, most)
-    from lab import description, plugins, presets
+    from lab import description, presets
 
-    for file in plugin or []:
-        plugins.add_file(file)
+    add_plugins(plugin)
     if name in presets.names():
         recipe = presets.described(name)
         print_json(recipe) if json else print(presets.render(recipe))
@@ -133,6 +131,6 @@ def new_architecture(name: str, /) -> None:
         raise UsageError(f"new-architecture {name}: there is already one of that name; choose another")
     if path.exists():
         raise UsageError(f"new-architecture {name}: {path} exists and is left as it is; choose another name")
-    template = Template((Path(__file__).parent / "templates" / "architecture.py.txt").read_text("utf-8"))
+    template = Template((Path(__file__).parents[1] / "templates" / "architecture.py.txt").read_text("utf-8"))
     path.write_text(template.substitute(class_name=name.title().replace("_", "")), "utf-8")
     print(f"{path} is written; next: lab check {name} --plugin {path}")

@@ -32,6 +32,10 @@ class Training:
     ----------
     batch
         Sequences a step; as many as 512 tokens hold where none is given.
+    accumulate
+        Equal parts that the batch of a step is read in, one after the other, to need less memory.
+    carry_state
+        Train on consecutive pieces of one long text, each row going on with the state it ended with a step before.
     precision
         Arithmetic of the forward pass; states and weights stay float32.
     recipe
@@ -50,6 +54,8 @@ class Training:
     """
 
     batch: int | None = None
+    accumulate: int = 1
+    carry_state: Flag = False
     precision: Literal["float32", "bfloat16"] = "float32"
     recipe: str | None = None
     lr: float | None = None
@@ -60,17 +66,19 @@ class Training:
 
     def planner(self) -> "Planner":
         """The planner that these flags describe, for models of the usual shape."""
-        from lab import machine, plugins, presets
+        from lab import machine, presets
         from lab.planning import Planner
 
         if not self.tuned:
             os.environ[machine.UNTUNED] = "1"  # workers inherit it
-        for file in self.plugin or []:
-            plugins.add_file(file)
+        add_plugins(self.plugin)
         if self.lr is not None and not 0 < self.lr <= 1:
             raise UsageError(f"--lr {self.lr}: must be above 0 and at most 1")
         recipe = None if self.recipe is None else presets.read(self.recipe)
-        return Planner(batch=self.batch, precision=self.precision, recipe=recipe, lr=self.lr, yes=self.yes)
+        return Planner(
+            batch=self.batch, precision=self.precision, recipe=recipe, lr=self.lr, yes=self.yes,
+            accumulate=self.accumulate, carry_state=self.carry_state,
+        )  # fmt: skip
 
 
 @Parameter(name="*")
@@ -107,15 +115,27 @@ class Setup(Training):
 USUAL = Setup()
 
 
-def present(frame: "DataFrame", results: str, out: str) -> None:
+def add_plugins(files: list[str] | None) -> None:
+    """Make the architectures and tasks of these files known; their code is run."""
+    from lab import plugins
+
+    for file in files or []:
+        plugins.add_file(file)
+
+
+def present(frame: "DataFrame", results: str, out: str, reference: str | None = None) -> None:
     """Show the table on standard output; figures and the report in `out`."""
     from lab import analysis
 
     curves = analysis.curves(results)
     folder = Path(out)
     curves = curves.loc[curves["id"].isin(frame["id"])]
-    print(analysis.render(frame, curves))
-    path = analysis.write_report(frame, curves, folder, command())
+    material = analysis.Material(frame, curves, reference)
+    for sweep in material.sweeps:
+        print(f"{sweep.task}\n\n{analysis.told(sweep)}\n")
+    if len(material.comparison):
+        print(analysis.render(material.comparison, curves))
+    path = analysis.write_report(frame, curves, folder, command(), reference)
     print(f"report:  {path}\nfigures: {folder / 'figures'}")
     print("next:    lab compare with --budget raised, or with --architectures ... my_arch --plugin my_arch.py")
 
@@ -134,6 +154,11 @@ def stored(results: str, tasks: list[str] | None) -> "DataFrame":
 def command() -> str:
     """The command as it was typed; in a locale that knows no UTF-8, bytes beyond ASCII arrive as surrogates."""
     return shlex.join(["lab", *(os.fsencode(each).decode("utf-8", "replace") for each in sys.argv[1:])])
+
+
+def interrupted() -> str:
+    """What an interrupted command says: the one that resumes it."""
+    return "interrupted; go on with: " + command().replace(" --restart", "")
 
 
 def print_json(value: Any) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lab.commands.common import STARTED, USUAL, Flag, Names, Setup, present, print_json
+from lab.commands.common import STARTED, USUAL, Flag, Names, Setup, interrupted, present, print_json
 
 
 def compare(
@@ -111,5 +111,5 @@ def run(
 
     return single.run(
         setup.planner(), architecture, task, budget, seed, setup.results,
-        threads=threads, resume=resume, leak_gate=leak_gate, as_json=json, started=STARTED,
+        threads=threads, resume=resume, leak_gate=leak_gate, as_json=json, started=STARTED, interrupted=f"lab: {interrupted()}",
     )  # fmt: skip

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lab.commands.common import Flag, Names, print_json
+from lab.commands.common import Flag, Names, add_plugins, print_json
 
 
 def flops(
@@ -15,7 +15,6 @@ def flops(
     depth: int = 2,
     lengths: Annotated[list[int] | None, Parameter(consume_multiple=True, negative="")] = None,
     vocabulary: int = 256,
-    torch: Flag = False,
     plugin: Names | None = None,
     json: Flag = False,
 ) -> None:
@@ -33,8 +32,6 @@ def flops(
         Sequence lengths; 256, 1024 and 4096 where none is given.
     vocabulary
         Tokens that the embedding and the head know.
-    torch
-        Run a training step under torch's own counter too, on no real numbers; takes seconds an architecture and length.
     plugin
         Python files with an architecture of your own.
     json
@@ -42,12 +39,12 @@ def flops(
     """
     from lab import ledger, plugins
 
-    for file in plugin or []:
-        plugins.add_file(file)
+    add_plugins(plugin)
     names = architectures or plugins.names("architectures")
-    rows = ledger.ledger(names, dim, depth, lengths or [256, 1024, 4096], vocabulary, torch)
+    rows = ledger.ledger(names, dim, depth, lengths or [256, 1024, 4096], vocabulary)
     if json:
         print_json(rows)
         return
     print(ledger.render(rows))
     print("FLOPs a token of training (contraction + mixing, times three), one sequence a step; the others over that.")
+    print("torch: what its FlopCounterMode sees of a step as it runs here; of fused kernels it may see nothing.")

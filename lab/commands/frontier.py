@@ -1,11 +1,12 @@
 """`lab frontier`."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from lab.commands.common import STARTED, Flag, Names, Training, print_json
+from lab.commands.common import STARTED, Flag, Names, Training, command, print_json
 
 USUAL = Training()
 
@@ -59,16 +60,22 @@ def frontier(
         Print frontiers and multipliers as JSON.
     """
     from lab import frontier as frontiers
+    from lab import plugins
     from lab.budget import parse_budgets
     from lab.sweep import Grid
 
+    planner = training.planner()
+    names = [plugins.canonical("architectures", *plugins.parse("architectures", text)) for text in architectures]
+    setups = {name: frontiers.Setup(name, planner) for name in names}
     found = frontiers.carry_out(
-        architectures, task, Grid(parse_budgets(budgets), sizes, seeds),
-        planner=training.planner(), depth=depth, trials=tune, results=training.results, workers=workers,
-        plugin_files=training.plugin or [], leak_gate=leak_gate, plan_only=plan, started=STARTED,
+        setups, task, Grid(parse_budgets(budgets), sizes, seeds), depth=depth, trials=tune, results=training.results,
+        workers=workers, plugin_files=training.plugin or [], leak_gate=leak_gate, plan_only=plan, started=STARTED,
     )  # fmt: skip
     if plan:
         return 0
+    from pandas import concat
+
+    from lab import analysis
     from lab.analysis import sweeps
 
     summary = sweeps.summarise(found.runs)
@@ -77,4 +84,9 @@ def frontier(
         print_json(summary.as_json() | {"tuned": tuned})
     else:
         print(summary)
+        frame, curves = concat(found.runs.values(), ignore_index=True), analysis.curves(training.results)
+        folder = Path(out or f"{training.results}/frontier")
+        reference = frame["architecture"].iloc[0]
+        path = analysis.write_report(frame, curves.loc[curves["id"].isin(frame["id"])], folder, command(), reference)
+        print(f"\nreport:  {path}\nfigures: {folder / 'figures'}")
     return 1 if any("failed" in set(runs["status"]) for runs in found.runs.values()) else 0

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lab.commands.common import Flag, Names, print_json
+from lab.commands.common import Flag, Names, add_plugins, print_json
 from lab.errors import UsageError
 
 
@@ -87,13 +87,11 @@ def verify(
     if bool(runs) == all:
         raise UsageError("verify: name runs by id or folder, or give --all")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a record may name data of the hub; none are fetched for that
-    from lab import plugins
     from lab.run import Store
     from lab.verification import folders
     from lab.verification import verify as verify_one
 
-    for file in plugin or []:
-        plugins.add_file(file)
+    add_plugins(plugin)
     sound = True
     for folder in folders(runs or [], Store(results)):
         verdict = verify_one(folder)

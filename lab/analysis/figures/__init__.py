@@ -1,0 +1,181 @@
+"""Every kind of figure by name: what it is called, what it needs, how it is drawn from what a store holds.
+
+frame, points = results("results"), curves("results")
+for chart in charts(Material(frame, points), "frontier"): write(chart, chart.data, "figures", chart.name, chart.caption)
+"""
+
+# what pandas' own hints say of a selection is a union of everything
+# pyright: reportArgumentType=false
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from lab.analysis.canvas import Chart
+from lab.analysis.figures import cost, extrapolation, isoflop, ladder, multiplier, noise, tasks, tuning
+from lab.analysis.figures import frontier as frontiers
+from lab.analysis.figures.sweep import Sweep, apart, sweeps
+from lab.analysis.labels import labelled
+from lab.analysis.plots import quality_against_flops, quality_by_task
+from lab.analysis.speed import by_length, speed_by_task, throughput_against_length
+from lab.analysis.variants import accuracy_by_slice, quality_beyond_training
+
+SWEEP = "an iso-FLOP sweep, 2 budgets or more with 4 sizes or more at each; lab frontier makes one"
+SEVERAL = "runs of two tasks or more; lab compare makes some"
+TUNED = "runs of one size at several learning rates; --tune makes some"
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What figures are drawn from: frames of results and of curves; the architecture to compare sweeps with; a ladder's steps."""
+
+    frame: pd.DataFrame
+    curves: pd.DataFrame
+    reference: str | None = None
+    ladder: pd.DataFrame | None = None
+
+    @cached_property
+    def sweeps(self) -> list[Sweep]:
+        return sweeps(self.frame, self.reference)
+
+    @cached_property
+    def comparison(self) -> pd.DataFrame:
+        """The runs of no sweep."""
+        return apart(self.frame)
+
+    @property
+    def swept(self) -> pd.DataFrame:
+        """Runs of all sweeps: column, row, flops."""
+        return pd.concat([pd.DataFrame(columns=["column", "row", "flops"]), *(each.runs for each in self.sweeps)])
+
+
+Drawn = Mapping[str, Chart | None]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """title: of its figures. needs: what a store must hold and which command makes it. draw: figures by what sets them apart."""
+
+    title: str
+    needs: str
+    draw: Callable[[Material], Drawn]
+
+
+def _of_sweeps(draw: Callable[[Sweep], Chart | Drawn | None]) -> Callable[[Material], Drawn]:
+    """A figure, or several by name, of each sweep; the task is in the name where there are several."""
+
+    def drawn(material: Material) -> Drawn:
+        made: dict[str, Chart | None] = {}
+        for sweep in material.sweeps:
+            task = sweep.task if len(material.sweeps) > 1 else ""
+            found = draw(sweep)
+            named = found if isinstance(found, Mapping) else {"": found}
+            made |= {" ".join(filter(None, (task, name))): chart for name, chart in named.items()}
+        return made
+
+    return drawn
+
+
+def _of_comparison(draw: Callable[[pd.DataFrame], Chart | None]) -> Callable[[Material], Drawn]:
+    return lambda material: {} if material.comparison.empty else {"": draw(material.comparison)}
+
+
+def _against_flops(material: Material) -> Drawn:
+    runs = material.comparison
+    return {} if runs.empty else {"": quality_against_flops(runs, material.curves[material.curves["id"].isin(runs["id"])])}
+
+
+def _speed(frame: pd.DataFrame) -> Chart | None:
+    return None if by_length(labelled(frame))[0].empty else speed_by_task(frame)
+
+
+KINDS: dict[str, Kind] = {
+    "frontier": Kind("Compute-optimal frontier", SWEEP, _of_sweeps(frontiers.frontier_chart)),
+    "multiplier": Kind(
+        "Compute multiplier", SWEEP.replace("an iso-FLOP sweep", "iso-FLOP sweeps of two architectures"),
+        _of_sweeps(multiplier.multiplier_charts),
+    ),
+    "isoflop": Kind("Loss against size at equal compute", SWEEP, _of_sweeps(isoflop.isoflop_charts)),
+    "quality-by-task": Kind(
+        "Quality at equal compute", "runs outside a sweep; lab compare makes some", _of_comparison(quality_by_task)
+    ),
+    "task-matrix": Kind("Scores of all tasks", SEVERAL, _of_comparison(tasks.task_matrix_chart)),
+    "performance-profile": Kind(
+        "Performance profile", "finished runs of two tasks or more that are scored by right answers; lab compare makes some",
+        _of_comparison(tasks.performance_profile_chart),
+    ),
+    "solve-times": Kind(
+        "Compute to solve", "curves with scores in which a run solves its task; lab compare makes some with a larger --budget",
+        lambda material: {"": tasks.solve_times_chart(material.comparison, material.curves)} if len(material.comparison) else {},
+    ),
+    "quality-against-flops": Kind("Loss against compute", "curves of runs; lab compare makes some", _against_flops),
+    "quality-beyond-training": Kind(
+        "Beyond what was trained on", "runs of a task with harder variants, such as recall; lab compare makes some",
+        _of_comparison(quality_beyond_training),
+    ),
+    "length-extrapolation": Kind(
+        "Beyond the trained length", "runs of a task that is tested at other lengths, such as text; lab compare makes some",
+        _of_comparison(extrapolation.length_extrapolation_chart),
+    ),
+    "accuracy-by-slice": Kind(
+        "By slice", "runs of a task with slices, such as recall; lab compare makes some", _of_comparison(accuracy_by_slice)
+    ),
+    "convention-sensitivity": Kind(
+        "Multiplier by convention", SWEEP.replace("an iso-FLOP sweep", "iso-FLOP sweeps of two architectures"),
+        _of_sweeps(multiplier.convention_chart),
+    ),
+    "wallclock": Kind("Frontier against time", SWEEP, _of_sweeps(frontiers.wallclock_chart)),
+    "allocation": Kind("Optimal size and data", SWEEP, _of_sweeps(isoflop.allocation_chart)),
+    "seed-noise": Kind(
+        "Noise between seeds", SWEEP.replace("sizes or more at each", "sizes or more and 2 seeds or more at each"),
+        _of_sweeps(noise.seed_noise_chart),
+    ),
+    "residuals": Kind("Residuals of the loss surface", SWEEP, _of_sweeps(noise.residuals_chart)),
+    "lr-sensitivity": Kind(
+        "Sensitivity to the learning rate", TUNED, lambda material: tuning.learning_rate_charts(material.frame)
+    ),
+    "tuning-fairness": Kind(
+        "What tuning bought", TUNED, lambda material: tuning.fairness_charts(material.frame, material.swept)
+    ),
+    "ladder": Kind(
+        "Ablation ladder", "the steps of a ladder; lab study makes them from a file of type ladder",
+        lambda material: {"": None if material.ladder is None else ladder.ladder_chart(material.ladder)},
+    ),
+    "flop-breakdown": Kind(
+        "What FLOPs are spent on", "records with FLOPs by kind; lab compare makes some",
+        lambda material: {"": cost.flop_breakdown_chart(material.frame) if len(material.frame) else None},
+    ),
+    "throughput-against-length": Kind(
+        "Speed", "finished runs; lab compare makes some", _of_comparison(throughput_against_length)
+    ),
+    "speed-by-task": Kind(
+        "Speed of the runs", "speed measured at several lengths; lab compare makes some", _of_comparison(_speed)
+    ),
+}  # fmt: skip
+
+
+def charts(material: Material, *kinds: str) -> list[Chart]:
+    """The figures of these kinds, of all where none is named, that the material allows; each with its name and title."""
+    made: dict[str, Chart] = {}
+    for kind in kinds or KINDS:
+        for apart_, chart in KINDS[kind].draw(material).items():
+            if chart is None:
+                continue
+            name = "-".join(filter(None, (kind.replace("-", "_"), re.sub(r"[^\w.]+", "-", apart_).strip("-"))))
+            while name in made:
+                name += "-2"
+            chart.name, chart.title = name, KINDS[kind].title + (f": {apart_}" if apart_ else "")
+            made[name] = chart
+    return list(made.values())
+
+
+def sweep_figures(frame: pd.DataFrame, reference: str | None = None) -> list[Chart]:
+    """All figures of the sweeps in a frame of results. reference: the architecture that multipliers compare the others with."""
+    names = ("frontier", "multiplier", "isoflop", "convention-sensitivity", "wallclock", "allocation", "seed-noise", "residuals")
+    return charts(Material(frame, pd.DataFrame(), reference), *names)
+
+
+__all__ = ["KINDS", "Kind", "Material", "charts", "sweep_figures"]

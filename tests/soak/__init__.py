@@ -1,0 +1,1 @@
+"""The lab under faults that are real: processes killed, disks filled, files cut, machines that fall silent."""
