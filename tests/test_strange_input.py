@@ -38,7 +38,8 @@ STRANGE = [
 ANY = st.one_of(st.sampled_from(STRANGE), st.text(max_size=30), st.integers().map(str), st.floats().map(str))
 SMALL = {"--architectures": "linear_rnn", "--architecture": "linear_rnn", "--tasks": "recall", "--task": "recall", "--budget": "1e8",  # noqa: E501
          "--dim": "8", "--depth": "1", "--seeds": "1", "--workers": "1", "--lengths": "8", "--decode": "8", "TASKS": "recall",
-         "NAME": "transformer", "NAMES": "linear_rnn", "--budgets": "1e8:1e9:2", "--sizes": "4", "study NAME": "default", "new-architecture NAME": "mine"}  # fmt: skip
+         "NAME": "transformer", "NAMES": "linear_rnn", "--budgets": "1e8:1e9:2", "--sizes": "4",
+         "study NAME": "default", "new-architecture NAME": "mine"}  # fmt: skip
 
 
 def commands(within=app, path=()):
