@@ -3,6 +3,8 @@
 import json
 import os
 import warnings
+from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -51,6 +53,8 @@ _KINDS: dict[type | UnionType, tuple[str, ...]] = {
     list: ("references",),
 }
 LARGEST = 1e30
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))  # json.dumps would make one each time
+_ORDERED = itemgetter(*COLUMNS)
 _FROM_ENVIRONMENT = ("commit", "device", "processor", "threads", "started")
 
 
@@ -64,13 +68,15 @@ def results(path: str | Path = "results") -> pd.DataFrame:
     published scores, each with name, score and source. What a record lacks is missing; keys that are not known are kept out.
     Records that cannot be read, or that a newer lab made, are left out with one warning that names them.
     """
-    rows, broken = [], []
+    rows, scores, broken = [], [], []
     for folder in _folders(path):
         try:
-            record = _visible(json.loads(Path(folder, "run.json").read_bytes()))
+            record = _read(folder, "run.json")
             if record["schema"] > SCHEMA:
                 raise ValueError(f"made by a newer lab: schema {record['schema']}, this one reads {SCHEMA}")
-            rows.append(_row(record))
+            row, scored = _row(record)
+            rows.append(_ORDERED(row))
+            scores.append(scored)
         except FileNotFoundError:
             continue
         except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
@@ -78,9 +84,10 @@ def results(path: str | Path = "results") -> pd.DataFrame:
     if broken:
         shown = "; ".join(broken[:5]) + (f"; and {len(broken) - 5} more" if len(broken) > 5 else "")
         warnings.warn(f"{len(broken)} records left out: {' '.join(shown.split())}", stacklevel=2)
-    scores = dict.fromkeys(name for row in rows for name in row if name.startswith(("test.", "validation.")))
-    frame = pd.DataFrame({name: [row.get(name) for row in rows] for name in (*COLUMNS, *scores)})
-    frame = frame.astype(dict.fromkeys(["score", "chance", "loss", "lr", "length", "state_size", *LEDGER, *scores], "float64"))
+    named = dict.fromkeys(name for scored in scores for name in scored)
+    columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(COLUMNS, ())
+    frame = pd.DataFrame(columns | {name: [scored.get(name) for scored in scores] for name in named})
+    frame = frame.astype(dict.fromkeys(["score", "chance", "loss", "lr", "length", "state_size", *LEDGER, *named], "float64"))
     frame = frame.sort_values(["task", "architecture", "budget", "seed", "id"], ignore_index=True)
     return frame.copy()  # in one piece: each column that was given a type is one of its own
 
@@ -94,7 +101,7 @@ def curves(path: str | Path = "results") -> pd.DataFrame:
     heads, counts, points = [], [], []
     for folder in _folders(path):
         try:
-            spec = _visible(json.loads(Path(folder, "spec.json").read_bytes()))
+            spec = _read(folder, "spec.json")
             head = [os.path.basename(folder), *(spec[name] for name in CURVE_COLUMNS[1:5])]
             mine = _points(Path(folder, "curve.jsonl").read_bytes())
         except (ValueError, KeyError, TypeError, RecursionError, OSError):
@@ -127,6 +134,13 @@ def _points(content: bytes) -> list[list[Any]]:
     return [values for row in whole if all(map(_counts, values := [*(row[name] for name in names), row.get("score")]))]
 
 
+def _read(folder: str, name: str) -> Any:
+    with open(os.path.join(folder, name), encoding="utf-8") as file:
+        text = file.read()
+    found = json.loads(text)
+    return found if "\\" not in text and text.replace("\n", "").isprintable() else _visible(found)
+
+
 def _visible(value: Any) -> Any:
     """A record with nothing but visible characters in its texts, as they go to terminals, figures and pages."""
     if isinstance(value, str):
@@ -149,7 +163,8 @@ def _parsed(line: str) -> Any:
         return None
 
 
-def _row(record: dict[str, Any]) -> dict[str, Any]:
+def _row(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float | None]]:
+    """What the columns hold, and every score as `<split>.<name>`."""
     spec, environment = record["spec"], record.get("environment") or {}
     recipe, baselines, metric = spec.get("recipe") or {}, record.get("baselines") or {}, record.get("metric") or ""
     scores = {
@@ -160,7 +175,6 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
     positions = record.get("steps", 0) * spec["batch"]
     parts, kinds = record.get("parameters_by_part") or {}, record.get("flops_by_kind") or {}
     row = {
-        **scores,
         **{name: spec[name] for name in _FROM_SPEC},
         **{name: record.get(name) or 0 for name in _FROM_RECORD},
         **{name: environment.get(name) for name in _FROM_ENVIRONMENT},
@@ -189,7 +203,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         "reason": record.get("reason") or "",
         "leak_gate": record.get("leak_gate") or "",
         "settings": _canonical({"architecture": spec.get("settings"), "task": spec.get("task_settings")}),
-        "recipe": called(recipe) if recipe else "",
+        "recipe": _called(_canonical(recipe)) if recipe else "",
         "code": _canonical(spec.get("code") or {}),
         "data": spec.get("data") or "",
         "environment": environment,
@@ -202,8 +216,14 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         raise TypeError("baselines or throughput hold what is no number")
     if not all(str(each["name"]) and str(each["source"]) and _counts(each["score"]) for each in row["references"]):
         raise TypeError("references hold what is no score")
-    return row | {"throughput": {str(int(length)): value for length, value in row["throughput"].items()}}
+    row["throughput"] = {str(int(length)): value for length, value in row["throughput"].items()}
+    return row, scores
+
+
+@lru_cache
+def _called(recipe: str) -> str:
+    return called(json.loads(recipe))
 
 
 def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return _ENCODER.encode(value)

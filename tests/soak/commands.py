@@ -262,6 +262,7 @@ def together(scale: float, seed: int, root: Path) -> Tally:
 def _begin(arguments: list[str], log: Path) -> int:
     pid = fork()
     if not pid:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a soak in the background has it ignored
         command(arguments, log)()
         os._exit(1)
     return pid
@@ -293,6 +294,7 @@ def drivers(scale: float, seed: int, root: Path) -> Tally:
         if who == "worker":
             wait_for(lambda worker=workers[0]: not _runs(worker), 60)
             took = time.monotonic() - asked
+            wait_for(lambda log=log: "trying again from its checkpoint" in log.read_text(), 60)
             os.kill(driver, signal.SIGTERM)
             os.waitpid(driver, 0)
             text = log.read_text()
