@@ -34,6 +34,8 @@ WARM_UP = 2
 PATIENCE = 30.0
 """Seconds of measured steps after which a stack takes no more turns."""
 DECODED = 50
+USUAL = 1024
+"""Positions of a sequence that others are set against."""
 ADAM_BYTES = 7 * 4
 """AdamW reads a weight, its gradient and its two moments, and writes all but the gradient."""
 PARTS = ("forward", "backward", "optimizer")
@@ -93,7 +95,8 @@ def measure(
     peers: Sequence[str],
     contexts: Sequence[int],
 ) -> tuple[DataFrame, dict[str, Any]]:
-    """`compared` for each architecture, set up like `stand`, and length, with `decode_ms`; and what machine that was.
+    """`compared` for each architecture, set up like `stand`, and length, with `decode_ms` and `relative`, what a token costs over
+    what it costs at a length of 1,024 where that is measured too; and what machine that was.
 
     A training step has `tokens` positions, or one sequence where that is longer. Each architecture decodes after each of
     `contexts` positions, in the row of that length, or a row of its own.
@@ -120,11 +123,19 @@ def measure(
             if length in contexts:
                 cell[0]["decode_ms"] = decoding(mine, length)
             rows += cell
+    usual = {_who(row): row["tokens_per_second"] for row in rows if row["length"] == USUAL and "tokens_per_second" in row}
+    for row in rows:
+        if "tokens_per_second" in row and _who(row) in usual:
+            row["relative"] = usual[_who(row)] / row["tokens_per_second"]
     about = machine.environment() | found | {
         "threads": stand.threads, "precision": stand.precision, "dim": stand.dim, "depth": stand.depth, "tokens": tokens,
         "rounds": rounds, "settings": stand.settings,
     }  # fmt: skip
     return DataFrame(rows), about
+
+
+def _who(row: Row) -> tuple[str, str]:
+    return row["stack"], row["settings"]
 
 
 def told(about: Mapping[str, Any]) -> str:

@@ -72,6 +72,21 @@ def test_times_faster_is_the_median_over_rounds(monkeypatch):
     assert ours["share"] == pytest.approx(2 / 2)
 
 
+def test_what_a_token_costs_is_set_against_its_cost_at_1024(monkeypatch):
+    """A token takes 1, 2 and 5 ms at 256, 1,024 and 4,096 positions: a half, one, and two and a half times."""
+    seconds = {256: 0.001, 1024: 0.002, 4096: 0.005}
+
+    def timed(stand, peers, length, *_):
+        return [{"stack": stand.stack, "settings": "tuned", "length": length, "tokens_per_second": 1 / seconds[length]}]
+
+    monkeypatch.setattr(speed, "rates", lambda _: RATES)
+    monkeypatch.setattr(speed, "compared", timed)
+    frame, _ = speed.measure(STAND, ["lstm", "gru"], [256, 1024, 4096], 16, 1, [], [])
+    assert frame["relative"].tolist() == pytest.approx([0.5, 1, 2.5] * 2)
+    frame, _ = speed.measure(STAND, ["lstm"], [256], 16, 1, [], [])
+    assert "relative" not in frame
+
+
 def test_a_peer_as_it_comes_has_none_of_our_settings(peers):
     rows = speed.compared(STAND, [f"{peers}:settings"], 8, 16, 1, RATES)
     assert [row.get("failed") for row in rows] == [None, None, "RuntimeError: tuned"]

@@ -1,0 +1,61 @@
+"""How much memory a run takes: the least there can be, by shapes alone, and its peak, from a forward pass of one sequence."""
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from lab.model import Model, build_task, count_parameters, model_of
+from lab.run import Spec
+from tasks.task import Task
+
+PROCESS = 600 << 20
+"""Bytes of a worker with torch and Lightning in it and nothing to do."""
+TRAINED = 4 * 4
+"""Bytes a parameter: weight, gradient and two moments of AdamW, in float32."""
+TEMPORARY = 1.75
+"""What the backward pass has at its peak, as a multiple of what the forward pass kept for it."""
+CROWDED = 256
+"""More activations of its width than any layer keeps."""
+
+
+def least(model: Model, task: Task, spec: Spec) -> int:
+    """Bytes without which no run gets by: weights, gradients, moments, and one activation of each layer."""
+    return TRAINED * count_parameters(model) + 4 * _positions(task, spec) * spec.dim * spec.depth
+
+
+def peak(spec: Spec, room: float = 0) -> int:
+    """Bytes that a worker will have at most while it does a run.
+
+    room: where shapes alone say that it needs no more than this, that is the answer; else one sequence is read for it.
+    """
+    task = build_task(spec.names[1], spec.task_settings)
+    with torch.device("meta"):
+        model = model_of(spec, task)
+    weights = TRAINED * count_parameters(model)
+    surely = PROCESS + weights + 4 * CROWDED * _positions(task, spec) * spec.dim * spec.depth
+    if surely <= room:
+        return surely
+    return PROCESS + weights + int(TEMPORARY * kept(spec, task) * spec.batch // spec.accumulate)
+
+
+def kept(spec: Spec, task: Task) -> int:
+    """Bytes that the forward pass of one sequence keeps for the backward pass, besides the parameters."""
+    model = model_of(spec, task)
+    batch = task.batch("train", 0, 1, spec.seed)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    found: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = task.loss(model(batch.inputs, batch.positions, batch.lengths), batch.targets)
+        del loss
+    return sum(found.values())
+
+
+def _positions(task: Task, spec: Spec) -> int:
+    return spec.batch // spec.accumulate * task.length
