@@ -1,4 +1,4 @@
-"""How much memory a run takes: the least there can be, by shapes alone, and its peak, from a forward pass of one sequence."""
+"""How much memory a run takes: the least there can be, by shapes alone, and its peak, from forward passes of one sequence and two."""
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ def least(model: Model, task: Task, spec: Spec) -> int:
 def peak(spec: Spec, room: float = 0) -> int:
     """Bytes that a worker will have at most while it does a run.
 
-    room: where shapes alone say that it needs no more than this, that is the answer; else one sequence is read for it.
+    room: where shapes alone say that it needs no more than this, that is the answer; else sequences are read for it.
     """
     task = build_task(spec.names[1], spec.task_settings)
     with torch.device("meta"):
@@ -35,13 +35,14 @@ def peak(spec: Spec, room: float = 0) -> int:
     surely = PROCESS + weights + 4 * CROWDED * _positions(task, spec) * spec.dim * spec.depth
     if surely <= room:
         return surely
-    return PROCESS + weights + int(TEMPORARY * kept(spec, task) * spec.batch // spec.accumulate)
+    one, two = (kept(spec, task, sequences) for sequences in (1, 2))
+    return PROCESS + weights + int(TEMPORARY * (one + (two - one) * (spec.batch // spec.accumulate - 1)))
 
 
-def kept(spec: Spec, task: Task) -> int:
-    """Bytes that the forward pass of one sequence keeps for the backward pass, besides the parameters."""
+def kept(spec: Spec, task: Task, sequences: int) -> int:
+    """Bytes that the forward pass of so many sequences keeps for the backward pass, besides the parameters."""
     model = model_of(spec, task)
-    batch = task.batch("train", 0, 1, spec.seed)
+    batch = task.batch("train", 0, sequences, spec.seed)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     found: dict[int, int] = {}
 

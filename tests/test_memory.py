@@ -30,7 +30,7 @@ def test_what_is_kept_is_counted_once_and_without_parameters(monkeypatch):
     task = build_task("recall", {})
     monkeypatch.setattr(memory, "model_of", lambda *_: Squares())
     monkeypatch.setattr(task, "loss", lambda outputs, _: outputs.sum())
-    assert memory.kept(SPEC, task) == 2 * 4 * 10 * 100
+    assert memory.kept(SPEC, task, 1) == 2 * 4 * 10 * 100
 
 
 def test_more_sequences_and_wider_models_need_more():
