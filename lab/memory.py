@@ -1,4 +1,4 @@
-"""How much memory a run takes: the least there can be, by shapes alone, and its peak, from forward passes of one sequence and two."""
+"""A run's memory: the least there can be, by shapes alone, and its peak, from forward passes of one sequence and two."""
 
 import torch
 from torch import Tensor
