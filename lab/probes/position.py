@@ -1,0 +1,69 @@
+"""Loss by position in the context: what reading more is worth, and whether it still falls at the end.
+
+The loss, in nats, of what is asked at each position, as means over ranges that double; intervals are t-intervals over sequences,
+whose positions are correlated. The slope at the end is that of the loss against log2 of the position over the last half of the
+context, in nats for a context twice as long: a straight line in each sequence, and a t-interval over sequences. It still falls
+where the whole interval is below 0. Windows of a text do not overlap. Kaplan et al., arXiv:2001.08361, section 3.3 and figure 20;
+Arora et al., arXiv:2312.04927.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pandas import DataFrame
+from torch.nn import functional as F
+
+from lab.analysis.findings import Finding, Sheet, View
+from lab.errors import UsageError
+from lab.model import Model
+from lab.probes.subject import Subject, octaves, t_interval
+from tasks.task import UNASKED, Batch
+
+SEQUENCES = 256
+VIEW = View(
+    "position", "loss", "position in the context", "loss, nats", logx=True, low="low", high="high",
+    caption="Mean loss over ranges of positions that double, each drawn at its middle; bands: 95 % t-intervals over sequences.",
+)  # fmt: skip
+
+
+def measure(subject: Subject) -> Finding:
+    """
+    Raises:
+        UsageError: the task does not ask at every position.
+    """
+    losses = np.concatenate([each_loss(subject, subject.model, batch) for batch in subject.examples(SEQUENCES)])
+    length = losses.shape[1]
+    places = np.arange(1, length + 1)  # symbols read
+    ranges, rows = octaves(places), []
+    for first in np.unique(ranges):
+        mine = places[ranges == first]
+        value, low, high = t_interval(np.nanmean(losses[:, ranges == first], 1))
+        rows.append((int(first), int(mine[-1]), float(np.sqrt(mine[0] * mine[-1])), value, low, high, len(losses)))
+    table = DataFrame(rows, columns=["first", "last", "position", "loss", "low", "high", "sequences"])
+    slope, low, high = t_interval(slopes(losses))
+    verdict = "still falls" if high < 0 else "rises" if low > 0 else "no longer falls measurably"
+    said = f"at the end of {length} positions the loss {verdict}: {slope:+.4f} [{low:+.4f}, {high:+.4f}] nats a doubling"
+    numbers = {"slope": slope, "slope_low": low, "slope_high": high, "end": float(table["loss"].iloc[-1]), "verdict": verdict}
+    return Finding({"position": Sheet(table, VIEW)}, numbers, said)
+
+
+def each_loss(subject: Subject, model: Model, batch: Batch) -> Float[np.ndarray, "size length"]:
+    """In nats, at each position; NaN where nothing is asked.
+
+    Raises:
+        UsageError: the task does not ask at every position.
+    """
+    if batch.positions is not None or subject.task.pooled or subject.task.real or subject.task.bottleneck:
+        raise UsageError(f"{subject.name}: the task does not ask at every position; this probe needs one that does, like text")
+    with torch.no_grad():
+        predictions = model(batch.inputs).movedim(-1, 1).float()
+    losses = F.cross_entropy(predictions, batch.targets, reduction="none", ignore_index=UNASKED)
+    return losses.masked_fill(batch.targets == UNASKED, torch.nan).double().numpy()
+
+
+def slopes(losses: Float[np.ndarray, "size length"]) -> Float[np.ndarray, "size"]:
+    """Of a line through each row's last half, against log2 of the position."""
+    length = losses.shape[1]
+    place = np.log2(np.arange(length // 2, length) + 1.0)
+    away, kept = place - place.mean(), losses[:, length // 2 :]
+    return np.nansum(away * (kept - np.nanmean(kept, 1, keepdims=True)), 1) / (away**2).sum()
