@@ -25,7 +25,7 @@ Value = float | int | str | None
 class View:
     """How a table is drawn; x, y, low, high, panel, shade and value name its columns.
 
-    kind: lines, with the band from low to high; points; bars, stacked by shade; or a map of `value`, a panel for each run.
+    kind: lines, with bars from low to high; points; bars, stacked by shade; or a map of `value`, a panel for each run.
     panel: a panel for each of its values. shade: its first value is drawn full, the others fainter.
     ylim: ends of the axis. ticks: values of x that are named. reverse: y grows downwards.
     """

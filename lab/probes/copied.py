@@ -15,23 +15,20 @@ loses on others, is what looking back there was worth: `copying`.
 # pyright: reportGeneralTypeIssues=false
 
 import numpy as np
-import torch
 from pandas import DataFrame, concat
 
 from lab.analysis.findings import Finding, Sheet, View
 from lab.errors import UsageError
-from lab.probes.position import each_loss
+from lab.probes.position import NEAR, both_losses
 from lab.probes.subject import Subject, octaves, t_interval
 from tasks.task import Batch
 
 SEQUENCES = 128
-NEAR = 32
-"""Bytes of the short context at most; at least half as many."""
 VIEW = View(
     "distance", "loss", "distance to the latest copy, bytes (octaves)", "loss, nats", logx=True, shade="context",
     low="low", high="high",
     caption="Loss on bytes that end a run of four that is already in the context, by the distance to it; faint: the same bytes, "
-    f"with no more than {NEAR} bytes before them to read. Bands: 95 % t-intervals over sequences.",
+    f"with no more than {NEAR} bytes before them to read. Bars: 95 % t-intervals over sequences.",
 )  # fmt: skip
 
 
@@ -78,15 +75,7 @@ def _rows(subject: Subject, batch: Batch) -> DataFrame:
     """A row for each byte and context: sequence, copied, distance in octaves, loss."""
     if not {"copied", "distance"} <= set(batch.slices):
         raise UsageError(f"{subject.name}: the task does not say what is copied; this probe needs a run on text")
-    whole = each_loss(subject, subject.model, batch)
-    short = np.full_like(whole, np.nan)
-    half = NEAR // 2
-    starts = range(0, whole.shape[1] - NEAR + 1, half)
-    if starts:
-        pieces = [slice(start, start + NEAR) for start in starts]
-        cut = Batch(torch.cat([batch.inputs[:, part] for part in pieces]), torch.cat([batch.targets[:, part] for part in pieces]))
-        for part, losses in zip(pieces, np.split(each_loss(subject, subject.model, cut), len(pieces)), strict=True):
-            short[:, part.start + half : part.stop] = losses[:, half:]
+    whole, short = both_losses(subject, batch)
     asked = np.isfinite(short)  # the same bytes in both
     copied, distance = (batch.slices[name].numpy()[asked] for name in ("copied", "distance"))
     about = {"sequence": np.nonzero(asked)[0], "copied": copied, "distance": octaves(distance)}

@@ -51,7 +51,7 @@ PIECE = 1 << 12
 MOMENTS = 4
 LOSS = View(
     "times", "loss", "length / training length", "loss, nats", logx=True, low="low", high="high",
-    caption="Loss in the last half of sequences that are longer than those of training. Bands: 95 % t-intervals over sequences.",
+    caption="Loss in the last half of sequences that are longer than those of training. Bars: 95 % t-intervals over sequences.",
 )  # fmt: skip
 STATE = View(
     "times", "rms", "length / training length", "rms of the state", logx=True, logy=True,

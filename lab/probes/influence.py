@@ -25,12 +25,13 @@ from torch import Tensor
 from architectures.ops.watching import watched
 from lab.analysis.findings import Finding, Sheet, View
 from lab.model import Model
-from lab.probes.subject import TRAINED, UNTRAINED, Subject, octaves
+from lab.probes.subject import TRAINED, Subject, octaves
 
 SEQUENCES = 16
 POSITIONS = 12
 WATCHED = 1024
 """Positions up to which weights are kept: all pairs of them."""
+HALF_LIVES = ("half_life", "half_life_untrained")
 VIEW = View(
     "lag", "influence", "lag, positions", "|dy[t] / dx[t-lag]|", logx=True, logy=True, shade="weights",
     caption="Root mean square Jacobian of an output by the embedded input so many positions before; faint: before training.",
@@ -54,21 +55,17 @@ def measure(subject: Subject) -> Finding:
         found = profile(model, inputs)
         parts.append(DataFrame({"weights": weights, "lag": np.arange(len(found)), "influence": found}))
         after = "" if weights == TRAINED else "_untrained"
-        numbers |= {
-            f"half_life{after}": half_life(found),
-            f"peak{after}": int(found[1:].argmax()) + 1 if len(found) > 1 else None,
-        }
-        looks += [_by_octave(each, layer, weights) for layer, each in enumerate(attention(model, inputs), 1)]
+        numbers |= {f"half_life{after}": half_life(found), f"peak{after}": int(found[1:].argmax()) + 1}
+        masses = attention(model, inputs)
+        looks += [_by_octave(each, layer, weights) for layer, each in enumerate(masses, 1)]
         if weights == TRAINED:
             numbers |= decay(found)
-            numbers["attention_distance"] = float(
-                np.mean([_mean_distance(each) for each in attention(model, inputs)] or [np.nan])
-            )
+            numbers |= {"attention_distance": float(np.mean([_mean_distance(each) for each in masses]))} if masses else {}
     sheets = {"influence": Sheet(concat(parts, ignore_index=True), VIEW)}
     if looks:
         sheets["attention"] = Sheet(concat(looks, ignore_index=True), ATTENTION)
-    said = f"half of the influence of earlier inputs lies within {numbers['half_life']:.3g} positions; " \
-           f"before training within {numbers[f'half_life_{UNTRAINED}']:.3g}"  # fmt: skip
+    told = {each: f"within {value:.3g} positions" if (value := numbers[each]) == value else "nowhere" for each in HALF_LIVES}
+    said = f"half of the influence of earlier inputs lies {told[HALF_LIVES[0]]}; before training {told[HALF_LIVES[1]]}"
     return Finding(sheets, numbers, said)
 
 

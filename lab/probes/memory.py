@@ -5,8 +5,8 @@ Size: the numbers that are remembered after so many positions of one sequence, m
 Reconstruction, of every mixer whose state does not grow: one channel of its input is a stationary signal u, all others are 0;
 from the state after the last step the last `window` values of u are read by the best linear map. It is fitted with a ridge,
 chosen on other signals, and its error is of signals that had no part in either: root mean square over that of u, by how long ago.
-For a linear time-invariant map such as S4 the state is linear in u, and the best readout of it is at least as good as the polynomials
-that HiPPO reads with (Gu et al., arXiv:2008.07669, section 2.3; arXiv:2206.12037 for what the states of S4 hold).
+For a linear time-invariant map such as S4 the state is linear in u, and the best readout of it is at least as good as the
+polynomials that HiPPO reads with (Gu et al., arXiv:2008.07669, section 2.3; arXiv:2206.12037 for what the states of S4 hold).
 
 u has all waves below `FREQUENCY` cycles a step with normal heights, so its covariance C over the window is known. No N numbers
 that are linear in u hold more of it than its N largest principal components: the mean square error is at least the sum of the
@@ -29,8 +29,8 @@ FREQUENCY = 0.1
 """Cycles a step, the highest of the signal."""
 WINDOW = 256
 """Steps to read back, at most; as many as the training sequences have."""
-CHANNELS = 3
-SIGNALS = (768, 256, 256)
+CHANNELS = 2
+SIGNALS = (448, 128, 128)
 """To fit, to choose the ridge, to score."""
 LONGEST = 16
 """Times the training length up to which the state is measured."""

@@ -3,8 +3,13 @@
 The loss, in nats, of what is asked at each position, as means over ranges that double; intervals are t-intervals over sequences,
 whose positions are correlated. The slope at the end is that of the loss against log2 of the position over the last half of the
 context, in nats for a context twice as long: a straight line in each sequence, and a t-interval over sequences. It still falls
-where the whole interval is below 0. Windows of a text do not overlap. Kaplan et al., arXiv:2001.08361, section 3.3 and figure 20;
-Arora et al., arXiv:2312.04927.
+where the whole interval is below 0. Windows of a text do not overlap.
+
+Some bytes are harder than others, which would drown the slope. So the same model reads the same symbols a second time, with no
+more than the last `NEAR` of them as context. What it loses then has the same mean at all positions; by how much a symbol is
+harder than that mean is taken off its loss (a control variate).
+
+Kaplan et al., arXiv:2001.08361, section 3.3 and figure 20; Arora et al., arXiv:2312.04927.
 """
 
 import numpy as np
@@ -15,14 +20,16 @@ from torch.nn import functional as F
 
 from lab.analysis.findings import Finding, Sheet, View
 from lab.errors import UsageError
-from lab.model import Model
 from lab.probes.subject import Subject, octaves, t_interval
 from tasks.task import UNASKED, Batch
 
 SEQUENCES = 256
+NEAR = 32
+"""Symbols of the short context at most; at least half as many."""
+Losses = Float[np.ndarray, "size length"]
 VIEW = View(
     "position", "loss", "position in the context", "loss, nats", logx=True, low="low", high="high",
-    caption="Mean loss over ranges of positions that double, each drawn at its middle; bands: 95 % t-intervals over sequences.",
+    caption="Mean loss over ranges of positions that double, each drawn at its middle; bars: 95 % t-intervals over sequences.",
 )  # fmt: skip
 
 
@@ -31,7 +38,7 @@ def measure(subject: Subject) -> Finding:
     Raises:
         UsageError: the task does not ask at every position.
     """
-    losses = np.concatenate([each_loss(subject, subject.model, batch) for batch in subject.examples(SEQUENCES)])
+    losses = np.concatenate([adjusted(*both_losses(subject, batch)) for batch in subject.examples(SEQUENCES)])
     length = losses.shape[1]
     places = np.arange(1, length + 1)  # symbols read
     ranges, rows = octaves(places), []
@@ -47,7 +54,31 @@ def measure(subject: Subject) -> Finding:
     return Finding({"position": Sheet(table, VIEW)}, numbers, said)
 
 
-def each_loss(subject: Subject, model: Model, batch: Batch) -> Float[np.ndarray, "size length"]:
+def adjusted(whole: Losses, short: Losses) -> Losses:
+    """The losses with a whole context, without how hard each symbol is by itself, where that is known."""
+    hard = np.nan_to_num(short - np.nanmean(short)) if np.isfinite(short).any() else 0.0
+    return whole - hard
+
+
+def both_losses(subject: Subject, batch: Batch) -> tuple[Losses, Losses]:
+    """Of every symbol, with all before it as context and with a short one; NaN where nothing is asked or that is no different.
+
+    Raises:
+        UsageError: the task does not ask at every position.
+    """
+    whole = each_loss(subject, batch)
+    short, half = np.full_like(whole, np.nan), NEAR // 2
+    starts = range(half, whole.shape[1] - NEAR + 1, half)
+    if starts:
+        pieces = [slice(start, start + NEAR) for start in starts]
+        inputs, targets = (torch.cat([each[:, piece] for piece in pieces]) for each in (batch.inputs, batch.targets))
+        cut = Batch(inputs, targets)
+        for piece, losses in zip(pieces, np.split(each_loss(subject, cut), len(pieces)), strict=True):
+            short[:, piece.start + half : piece.stop] = losses[:, half:]
+    return whole, short
+
+
+def each_loss(subject: Subject, batch: Batch) -> Losses:
     """In nats, at each position; NaN where nothing is asked.
 
     Raises:
@@ -56,12 +87,12 @@ def each_loss(subject: Subject, model: Model, batch: Batch) -> Float[np.ndarray,
     if batch.positions is not None or subject.task.pooled or subject.task.real or subject.task.bottleneck:
         raise UsageError(f"{subject.name}: the task does not ask at every position; this probe needs one that does, like text")
     with torch.no_grad():
-        predictions = model(batch.inputs).movedim(-1, 1).float()
+        predictions = subject.model(batch.inputs).movedim(-1, 1).float()
     losses = F.cross_entropy(predictions, batch.targets, reduction="none", ignore_index=UNASKED)
     return losses.masked_fill(batch.targets == UNASKED, torch.nan).double().numpy()
 
 
-def slopes(losses: Float[np.ndarray, "size length"]) -> Float[np.ndarray, "size"]:
+def slopes(losses: Losses) -> Float[np.ndarray, "size"]:
     """Of a line through each row's last half, against log2 of the position."""
     length = losses.shape[1]
     place = np.log2(np.arange(length // 2, length) + 1.0)

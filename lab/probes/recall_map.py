@@ -5,9 +5,9 @@ length; accuracy is by the task's own slice, in octaves of the distance (recall)
 Intervals are Wilson's.
 
 Which input a layer's output depends on is found by trying: in a batch of as many equal sequences as there are positions, row j
-is changed at position j; where its output differs, there the layer connects them. Nothing need be known of the mask. Layers are taken
-one by one, with residual branches; what several connect is the boolean product of theirs. Child et al., arXiv:1904.10509, section
-4.2, ask of factorised attention that its layers together connect all.
+is changed at position j; where its output differs, there the layer connects them. Nothing need be known of the mask. Layers are
+taken one by one, with residual branches; what several connect is the boolean product of theirs. Child et al., arXiv:1904.10509,
+section 4.2, ask of factorised attention that its layers together connect all.
 """
 
 # what pandas' own hints say of a selection is a union of everything

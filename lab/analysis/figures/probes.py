@@ -14,14 +14,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Patch
+from matplotlib.ticker import FuncFormatter
 
 from lab.analysis.canvas import COLUMN, FAINT, FULL, INK, Chart, legend, log_axis, panels, sheet
 from lab.analysis.findings import Finding, View
-from lab.analysis.labels import columns_of
+from lab.analysis.labels import columns_of, quantity
 from lab.analysis.styles import COLOURS, Style, only, styles
 
 SHADES = (1.0, 0.4, 0.2)
 """How opaque the values of a shade are drawn, in their order."""
+MARKED = 24
+"""Points of a line that all have markers."""
+FARTHEST = 1e8
+"""Times that the greatest value of a logarithmic axis is above its end."""
 PARTS = ("blue", "orange", "green", "purple", "sky", "vermilion", "tan", "brown", "slate", "violet", "gold")
 """Colours of stacked parts."""
 
@@ -57,7 +62,8 @@ def _chart(table: pd.DataFrame, view: View) -> Chart:
     titles, looks = columns_of(table, "panel"), styles(table["row"])
     with sheet():
         height = 2.3 if view.kind != "points" else 2.1
-        chart, every = panels(titles, height, width=COLUMN + 0.4 if len(titles) == 1 else None)
+        wide = None if len(titles) > 1 else COLUMN if len(looks) < 4 else 1.4 * COLUMN
+        chart, every = panels(titles, height, width=wide, sharey=view.kind == "lines" and bool(view.panel))
         for axes, title in zip(every, titles, strict=True):
             mine = table[table["panel"] == title]
             {"lines": _lines, "points": _points, "bars": _bars, "map": _map}[view.kind](axes, mine, view, looks)
@@ -79,7 +85,7 @@ def _order(table: pd.DataFrame, view: View) -> list[str]:
 
 
 def _lines(axes: Axes, table: pd.DataFrame, view: View, looks: dict[str, Style]) -> None:
-    order, marks = _order(table, view), table.groupby(["run"] + [view.shade] * bool(view.shade)).size().max() <= 24
+    order = _order(table, view)
     for (row, _), run in table.groupby(["row", "run"], sort=True):
         style = looks[str(row)]
         for place, name in enumerate(order):
@@ -87,12 +93,12 @@ def _lines(axes: Axes, table: pd.DataFrame, view: View, looks: dict[str, Style])
             line = line[(line[view.x] > 0) | (not view.logx)]
             if view.logy:
                 line = line[line[view.y] > 0]
-            look = style.line | ({} if marks else {"marker": ""}) | ({"markerfacecolor": "white"} if place else {})
-            alpha = SHADES[min(place, 2)]
-            axes.plot(line[view.x], line[view.y].astype(float), **look, alpha=alpha, zorder=3 - place * 0.5)
-            if view.low:
-                ends = line[[view.low, view.high]].astype(float)
-                axes.fill_between(line[view.x], *ends.to_numpy().T, color=style.colour, alpha=0.16 * alpha, linewidth=0, zorder=1)
+            look = style.line | {"alpha": SHADES[min(place, 2)], "zorder": 3 - place * 0.5, "markevery": _marked(line, view)}
+            look |= {"markerfacecolor": "white", "markeredgecolor": style.colour, "markeredgewidth": 0.8} if place else {}
+            axes.plot(line[view.x], line[view.y].astype(float), **look)
+            if view.low and not place:
+                ends = np.abs(line[[view.low, view.high]].astype(float).sub(line[view.y].astype(float), axis=0)).to_numpy().T
+                axes.errorbar(line[view.x], line[view.y], ends, fmt="none", ecolor=style.colour, elinewidth=0.8, zorder=2)
     shown = table[(table[view.x] > 0) | (not view.logx)]
     if view.logx:
         log_axis(axes.xaxis, float(shown[view.x].min()), float(shown[view.x].max()) * (1 + 1e-9))
@@ -102,10 +108,20 @@ def _lines(axes: Axes, table: pd.DataFrame, view: View, looks: dict[str, Style])
     if view.logy:
         seen = shown.loc[shown[view.y] > 0, view.y].astype(float)
         log_axis(axes.yaxis, float(seen.min()), float(seen.max()) * (1 + 1e-9))
-        if seen.max() > 1e12 * seen.min():
-            axes.set_ylim(bottom=seen.max() * 1e-12)
+        if seen.max() > FARTHEST * seen.min():
+            axes.set_ylim(bottom=seen.max() / FARTHEST)
     if view.ylim:
         axes.set_ylim(*view.ylim)
+
+
+def _marked(line: pd.DataFrame, view: View) -> list[int]:
+    """Where a line has markers: everywhere if it has few points, else at a few, evenly as the axis shows them."""
+    count = len(line)
+    if count <= MARKED:
+        return list(range(count))
+    x = line[view.x].to_numpy(dtype=float)
+    places = np.geomspace(x[0], x[-1], 6) if view.logx else np.linspace(x[0], x[-1], 6)
+    return sorted({int(np.abs(x - place).argmin()) for place in places})
 
 
 def _points(axes: Axes, table: pd.DataFrame, view: View, looks: dict[str, Style]) -> None:
@@ -136,9 +152,10 @@ def _bars(axes: Axes, table: pd.DataFrame, view: View, looks: dict[str, Style]) 
     axes.set_xticks([at * (len(places) + 1) + step for at in range(len(rows)) for step in range(len(places))],
                     [f"{x:g}" for _ in rows for x in places])  # fmt: skip
     for at, row in zip(middles, rows, strict=True):
-        axes.annotate(row, (at, 0), xycoords=("data", "axes fraction"), xytext=(0, -30), textcoords="offset points", ha="center",
+        axes.annotate(row, (at, 0), xycoords=("data", "axes fraction"), xytext=(0, -22), textcoords="offset points", ha="center",
                       fontsize=7)  # fmt: skip
-    axes.xaxis.labelpad = 14
+    axes.xaxis.labelpad = 16
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: quantity(value)))
     axes.grid(False, axis="x")
 
 
