@@ -38,7 +38,7 @@ from architectures.backbone import LengthError
 from lab.analysis.findings import Finding, Sheet, View
 from lab.errors import UsageError
 from lab.model import Model
-from lab.probes.subject import Subject, leaves, real, t_interval
+from lab.probes.subject import Subject, numbers, t_interval
 from tasks.task import UNASKED, Batch, Task
 
 TOLERANCE = 0.02
@@ -95,13 +95,13 @@ def measure(subject: Subject, times: int = 64) -> Finding:
         if not np.isfinite(rows[-1][3]):
             break
     table = DataFrame(rows, columns=COLUMNS)
-    found = verdict(table, math.log(task.outputs))
-    numbers = {"verdict": found.name, "at": found.at, "longest": float(table["times"].iloc[-1])}
-    numbers |= {"loss": float(table["loss"].iloc[0]), "loss_longest": float(table["loss"].iloc[-1])}
-    said = f"{found.name} up to {table['times'].iloc[-1]} times the training length of {task.length:,}{refused}" \
-        if found.name == "stable" else \
-        f"{found.name} at {found.at:g} times the training length of {task.length:,}: {found.why}{refused}"  # fmt: skip
-    return Finding({"extrapolation": Sheet(table, LOSS), "state": Sheet(table[["times", "rms", "rank"]], STATE)}, numbers, said)
+    ended = verdict(table, math.log(task.outputs))
+    found = {"verdict": ended.name, "at": ended.at, "longest": float(table["times"].iloc[-1])}
+    found |= {"loss": float(table["loss"].iloc[0]), "loss_longest": float(table["loss"].iloc[-1])}
+    said = f"{ended.name} up to {table['times'].iloc[-1]} times the training length of {task.length:,}{refused}" \
+        if ended.name == "stable" else \
+        f"{ended.name} at {ended.at:g} times the training length of {task.length:,}: {ended.why}{refused}"  # fmt: skip
+    return Finding({"extrapolation": Sheet(table, LOSS), "state": Sheet(table[["times", "rms", "rank"]], STATE)}, found, said)
 
 
 def verdict(table: DataFrame, guessing: float) -> Verdict:
@@ -171,7 +171,7 @@ def _read(model: Model, batch: Batch, length: int) -> tuple[np.ndarray, np.ndarr
         total += F.cross_entropy(predictions.movedim(-1, 1).double(), wanted, reduction="none", ignore_index=UNASKED).sum(1)
         hits += (predictions.argmax(-1) == wanted).sum(1)
         if start + piece >= length // 2 + (len(moments) + 1) * (length - length // 2) // MOMENTS:
-            moments.append([real(leaf).double() for leaf in leaves(state)])
+            moments.append([each.double() for each in numbers(model.backbone, state) if each.numel()])
     asked = (targets != UNASKED).sum(1).clamp(min=1)
     return (total / asked).numpy(), (hits / asked).numpy(), moments
 

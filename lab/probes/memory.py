@@ -3,10 +3,11 @@
 Size: the numbers that are remembered after so many positions of one sequence, measured.
 
 Reconstruction, of every mixer whose state does not grow: one channel of its input is a stationary signal u, all others are 0;
-from the state after the last step the last `window` values of u are read by the best linear map. It is fitted with a ridge,
-chosen on other signals, and its error is of signals that had no part in either: root mean square over that of u, by how long ago.
-For a linear time-invariant map such as S4 the state is linear in u, and the best readout of it is at least as good as the
-polynomials that HiPPO reads with (Gu et al., arXiv:2008.07669, section 2.3; arXiv:2206.12037 for what the states of S4 hold).
+from the state after the last step, rounded to single precision, the last `window` values of u are read by the best linear map.
+It is fitted with a ridge, chosen on other signals, and its error is of signals that had no part in either: root mean square over
+that of u, by how long ago. For a linear time-invariant map such as S4 the state is linear in u, and the best readout of it is at least
+as good as the polynomials that HiPPO reads with (Gu et al., arXiv:2008.07669, section 2.3; arXiv:2206.12037 for what the states
+of S4 hold).
 
 u has all waves below `FREQUENCY` cycles a step with normal heights, so its covariance C over the window is known. No N numbers
 that are linear in u hold more of it than its N largest principal components: the mean square error is at least the sum of the
@@ -23,7 +24,7 @@ from pandas import DataFrame, concat
 from architectures.backbone import LengthError, SequenceMap
 from lab.analysis.findings import Finding, Sheet, View
 from lab.model import model_of, state_size
-from lab.probes.subject import TRAINED, Subject, leaves, mixers, real, wide
+from lab.probes.subject import TRAINED, Subject, mixers, numbers, wide
 
 FREQUENCY = 0.1
 """Cycles a step, the highest of the signal."""
@@ -67,7 +68,7 @@ def measure(subject: Subject) -> Finding:
     """
     subject.need_causal()
     sizes = DataFrame(_sizes(subject), columns=["context", "numbers"])
-    numbers = {"numbers": float(sizes["numbers"].iloc[0]), "growth": float(sizes["numbers"].iloc[-1] / sizes["numbers"].iloc[0])}
+    found = {"numbers": float(sizes["numbers"].iloc[0]), "growth": float(sizes["numbers"].iloc[-1] / sizes["numbers"].iloc[0])}
     sheets = {"memory": Sheet(sizes, SIZE)}
     said = f"{sizes['numbers'].iloc[0]:,.0f} numbers after {sizes['context'].iloc[0]:,} positions, " \
            f"{sizes['numbers'].iloc[-1]:,.0f} after {sizes['context'].iloc[-1]:,}"  # fmt: skip
@@ -77,28 +78,28 @@ def measure(subject: Subject) -> Finding:
         readings = [
             read_back(wide(mixer), model.backbone.dim, window, channel)
             for mixer in largest(mixers(model.backbone, window))
-            for channel in np.linspace(0, model.backbone.dim - 1, CHANNELS).astype(int)
+            for channel in np.linspace(0, model.backbone.dim - 1, CHANNELS).astype(int).tolist()
         ]
         if not readings:
             continue
         error = np.sqrt(np.mean([each.error**2 for each in readings], 0))
         parts.append(DataFrame({"weights": weights, "ago": np.arange(window), "error": error}))
         after = "" if weights == TRAINED else "_untrained"
-        numbers[f"error{after}"] = float(np.sqrt(np.mean([each.mean**2 for each in readings])))
+        found[f"error{after}"] = float(np.sqrt(np.mean([each.mean**2 for each in readings])))
         if weights == TRAINED:
-            numbers |= {"optimum": float(np.mean([each.optimum for each in readings]))}
-            numbers["moving"] = float(np.mean([each.size for each in readings]))
-            said += f"; a signal is read back to {numbers['error']:.3g} of its rms over {window} steps, " \
-                    f"the best {numbers['moving']:,.0f} numbers allow {numbers['optimum']:.2g}"  # fmt: skip
+            found |= {"optimum": float(np.mean([each.optimum for each in readings]))}
+            found["moving"] = float(np.mean([each.size for each in readings]))
+            said += f"; a signal is read back to {found['error']:.3g} of its rms over {window} steps, " \
+                    f"the best {found['moving']:,.0f} numbers allow {found['optimum']:.2g}"  # fmt: skip
     if parts:
-        best = DataFrame({"weights": "optimum", "ago": np.arange(window), "error": numbers["optimum"]})
+        best = DataFrame({"weights": "optimum", "ago": np.arange(window), "error": found["optimum"]})
         sheets["reconstruction"] = Sheet(concat([*parts, best], ignore_index=True), BACK)
-    return Finding(sheets, numbers, said)
+    return Finding(sheets, found, said)
 
 
 def largest(found: dict[str, SequenceMap]) -> list[SequenceMap]:
     """Those with the largest state: not what only shifts the last input on."""
-    sizes = {name: sum(real(leaf).shape[1] for leaf in leaves(mixer.init_state(1))) for name, mixer in found.items()}
+    sizes = {name: sum(each.shape[1] for each in numbers(mixer, mixer.init_state(1))) for name, mixer in found.items()}
     return [mixer for name, mixer in found.items() if sizes[name] == max(sizes.values())]
 
 
@@ -112,7 +113,7 @@ def read_back(mixer: SequenceMap, dim: int, window: int, channel: int) -> Readin
             x = torch.zeros(*part.shape, dim, dtype=torch.float64)
             x[:, :, channel] = part
             state = mixer.stream(x, mixer.init_state(len(x)))[1]
-            states.append(torch.cat([real(leaf) for leaf in leaves(state)], 1))
+            states.append(torch.cat(numbers(mixer, state), 1).float().double())
     found = torch.cat(states).numpy()
     moving = found.std(0) > 1e-9 * max(found.std(0).max(), 1e-300)
     past = signals[:, ::-1][:, :window]

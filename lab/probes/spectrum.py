@@ -4,10 +4,10 @@ For a linear recurrence these are its eigenvalues, for one with gates what they 
 Jacobian there. An eigenvalue z forgets by |z| a step: its time scale is -1 / ln |z| steps; |z| > 1 grows.
 
 Rows of a batch do not see each other: with N equal rows, one backward pass through the sum of number i of row i is the whole
-Jacobian, without any knowledge of the architecture. Numbers that depend on each other both ways, directly or not, are a block
-(a strongly connected component); eigenvalues of the whole are those of the blocks, exactly. Parts of the state of different
-layers are never in one block. What only shifts through (inputs that a convolution keeps, token shift) has eigenvalue 0 and is
-left out, as is what grows with the context, such as keys and values.
+Jacobian J, without any knowledge of the architecture; where r J = r (1 J) elementwise for a random r, J is diagonal. Numbers that
+depend on each other both ways, directly or not, are a block (a strongly connected component); eigenvalues of the whole are those
+of the blocks, exactly. Parts of the state of different layers are never in one block. What only shifts through (inputs that a
+convolution keeps, token shift) has eigenvalue 0 and is left out, as is what grows with the context, such as keys and values.
 
 A state that is kept divided by its running maximum (RWKV-4, mLSTM) shows the eigenvalues of that form.
 """
@@ -21,16 +21,17 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from pandas import DataFrame, concat
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_array, diags_array, vstack
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from architectures.backbone import Backbone, State
 from lab.analysis.findings import Finding, Sheet, View
 from lab.errors import UsageError
 from lab.model import Model
-from lab.probes.subject import TRAINED, Subject, real, wide
+from lab.probes.subject import TRAINED, Subject, numbers, row_axes, wide
 
 STATES = 3
 """Sequences at whose last state the Jacobian is taken."""
@@ -114,24 +115,27 @@ class Step:
     def __init__(self, backbone: Backbone, x: Float[Tensor, "1 dim"], state: State) -> None:
         self.backbone, self.x = backbone, x
         self.before, self.shape = tree_flatten(state)
+        self.axes = row_axes(backbone, len(self.before))
+        self.sizes = [each.shape[1] for each in numbers(backbone, state)]
 
     def take(self, rows: int, moving: Collection[int]) -> tuple[list[Tensor], list[Tensor]]:
         """Of so many equal rows: the tensors that move, as real numbers, and all tensors after the step, (rows, numbers)."""
         given, moved = [], []
         for index, leaf in enumerate(self.before):
-            leaf = leaf.detach().expand(rows, *leaf.shape[1:]).contiguous()
+            axis = self.axes[index]
+            leaf = leaf.detach().repeat_interleave(rows, axis)
             if index in moving:
                 moved.append((torch.view_as_real(leaf) if leaf.is_complex() else leaf).requires_grad_())
                 leaf = torch.view_as_complex(moved[-1]) if leaf.is_complex() else moved[-1]
             given.append(leaf)
         after = self.backbone.stream(self.x.expand(rows, 1, -1), tree_unflatten(given, self.shape))[1]
-        return moved, [real(leaf) for leaf in tree_flatten(after)[0]]
+        return moved, numbers(self.backbone, after)
 
     def groups(self) -> list[list[int]]:
         """The tensors of each recurrence: those that depend on each other, or on themselves. Those that grow are left out."""
         fixed = [index for index, leaf in enumerate(self.before) if leaf.numel()]
         moved, after = self.take(1, fixed)
-        fixed = [index for index in fixed if after[index].shape == real(self.before[index]).shape]
+        fixed = [index for index in fixed if after[index].shape[1] == self.sizes[index]]
         edges = np.zeros((len(self.before),) * 2, bool)
         for index in fixed:
             if not after[index].requires_grad:
@@ -139,37 +143,52 @@ class Step:
             found = torch.autograd.grad(after[index], moved, torch.randn_like(after[index]), True, allow_unused=True)
             for other, gradient in zip((i for i, leaf in enumerate(self.before) if leaf.numel()), found, strict=True):
                 edges[index, other] = other in fixed and gradient is not None and bool(gradient.any())
-        labels = connected_components(csr_matrix(edges), connection="strong")[1]
+        labels = connected_components(csr_array(edges), connection="strong")[1]
         parts = [[index for index in fixed if labels[index] == label] for label in dict.fromkeys(labels[fixed])]
         return [part for part in parts if edges[np.ix_(part, part)].any()]
 
-    def jacobian(self, group: list[int]) -> np.ndarray:
+    def jacobian(self, group: list[int]) -> csr_array:
         """Of the numbers of some tensors after the step by the same before it.
 
         Raises:
             UsageError: they are too many.
         """
-        size = sum(real(self.before[index]).shape[1] for index in group)
+        size = sum(self.sizes[index] for index in group)
+        each, drawn = torch.ones(size, dtype=torch.float64), torch.randn(size, dtype=torch.float64)
+        diagonal, mixed = self._pulled(group, torch.stack([each, drawn]))
+        if torch.allclose(
+            mixed, drawn * diagonal, rtol=1e-9, atol=1e-12 * float(mixed.abs().max())
+        ):  # and so it is, almost surely
+            return diags_array(diagonal.numpy()).tocsr()
         if size > LARGEST:
             raise UsageError(f"spectrum: one recurrence has a state of {size:,} numbers; up to {LARGEST:,} can be taken apart")
-        found = np.empty((size, size))
-        for start in range(0, size, ROWS):
-            rows = min(ROWS, size - start)
-            moved, after = self.take(rows, group)
-            picked = torch.cat([after[index] for index in group], 1)[torch.arange(rows), torch.arange(start, start + rows)]
-            gradients = torch.autograd.grad(picked.sum(), moved)
-            found[start : start + rows] = torch.cat([gradient.flatten(1) for gradient in gradients], 1).numpy()
-        return found
+        found = []
+        for rows in torch.arange(size).split(ROWS):
+            found.append(csr_array(self._pulled(group, F.one_hot(rows, size).double()).numpy()))
+        return vstack(found).tocsr()
+
+    def _pulled(self, group: list[int], given: Float[Tensor, "rows numbers"]) -> Float[Tensor, "rows numbers"]:
+        """Each row times the Jacobian: one backward pass, as rows of a batch do not see each other."""
+        moved, after = self.take(len(given), group)
+        gradients = torch.autograd.grad((torch.cat([after[index] for index in group], 1) * given).sum(), moved)
+        axes = [self.axes[index] for index in sorted(group)]
+        return torch.cat([each.movedim(axis, 0).flatten(1) for each, axis in zip(gradients, axes, strict=True)], 1)
 
 
-def eigenvalues(matrix: np.ndarray) -> np.ndarray:
+def eigenvalues(matrix: csr_array) -> np.ndarray:
     """Those that are not 0, block by block."""
-    labels = connected_components(csr_matrix(matrix), connection="strong")[1]
+    labels = connected_components(matrix, connection="strong")[1]
     order = np.argsort(labels, kind="stable")
-    blocks = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
-    found = []
-    for size in sorted({len(block) for block in blocks}):
-        stacked = np.stack([matrix[np.ix_(block, block)] for block in blocks if len(block) == size])
-        found.append(np.linalg.eigvals(stacked).ravel())
+    sizes = np.bincount(labels)
+    place = np.empty_like(order)  # of each number in its block
+    place[order] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    entries, found = matrix.tocoo(), []
+    within = labels[entries.row] == labels[entries.col]
+    row, column, value = entries.row[within], entries.col[within], entries.data[within]
+    for size in np.unique(sizes):
+        mine, number = sizes[labels[row]] == size, np.cumsum(sizes == size) - 1
+        blocks = np.zeros((int((sizes == size).sum()), size, size))
+        blocks[number[labels[row[mine]]], place[row[mine]], place[column[mine]]] = value[mine]
+        found.append(np.linalg.eigvals(blocks).ravel())
     every = np.concatenate(found).astype(np.complex128)
     return every[np.abs(every) > ZERO]

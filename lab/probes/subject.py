@@ -96,33 +96,44 @@ def wide(module: Module) -> Module:
     return copy.deepcopy(module)._apply(lambda t: t.to(_WIDE.get(t.dtype, t.dtype)))
 
 
-def leaves(state: State) -> list[Tensor]:
-    """The tensors of a state that hold numbers."""
-    return [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor) and leaf.numel()]
+def numbers(module: SequenceMap, state: State) -> list[Tensor]:
+    """Each tensor of a state as real numbers, (rows, numbers); a complex one is two."""
+    leaves = tree_leaves(state)
+    rows = [leaf.movedim(axis, 0) for leaf, axis in zip(leaves, row_axes(module, len(leaves)), strict=True)]
+    return [(torch.view_as_real(leaf) if leaf.is_complex() else leaf).flatten(1) for leaf in rows]
 
 
-def real(leaf: Tensor) -> Tensor:
-    """(rows, numbers): a complex one is two."""
-    return (torch.view_as_real(leaf) if leaf.is_complex() else leaf).flatten(1)
+def row_axes(module: SequenceMap, count: int) -> list[int]:
+    """Which axis of each of the `count` tensors of its state is the batch: the one that differs between batches of 2 and 3."""
+    both = [tree_leaves(module.init_state(batch)) for batch in (2, 3)]
+    axes = [next(axis for axis, ends in enumerate(zip(two.shape, three.shape, strict=True)) if len(set(ends)) > 1)
+            for two, three in zip(*both, strict=True)]  # fmt: skip
+    return axes if len(axes) == count else [0] * count  # without an `init_state` of its own it remembers its inputs
 
 
 def mixers(backbone: Backbone, length: int) -> dict[str, SequenceMap]:
     """The maps with a state of their own that does not grow with what was read, by name: not those that only hold others."""
 
-    def size(module: SequenceMap, positions: int) -> int:
+    def size(module: SequenceMap, state: State) -> int:
+        return sum(each.shape[1] for each in numbers(module, state))
+
+    def after(module: SequenceMap, positions: int) -> int:
+        with torch.no_grad():
+            x = torch.zeros(1, positions, backbone.dim, device="meta")
+            return size(module, module.stream(x, module.init_state(1))[1])
+
+    def fixed(module: SequenceMap) -> bool:
         meta = copy.deepcopy(module).to("meta")
-        x = torch.zeros(1, positions, backbone.dim, device="meta")
         try:
-            with torch.no_grad():
-                return sum(real(leaf).shape[1] for leaf in leaves(meta.stream(x, meta.init_state(1))[1]))
-        except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError):  # a part that reads something else
-            return 0
+            return after(meta, length) == after(meta, 2 * length) > 0
+        except (RuntimeError, ValueError, TypeError, AssertionError):  # a part that reads something else
+            return False
 
     def below(module: SequenceMap, name: str) -> dict[str, SequenceMap]:
-        parts, once = nearest(module), size(module, length)
-        if parts and once == sum(size(part, length) for part in parts.values()):
+        parts = nearest(module)
+        if parts and size(module, module.init_state(1)) == sum(size(part, part.init_state(1)) for part in parts.values()):
             return {key: value for part, inner in parts.items() for key, value in below(inner, f"{name}{part}.").items()}
-        return {name.rstrip("."): module} if once and once == size(module, 2 * length) else {}
+        return {name.rstrip("."): module} if fixed(module) else {}
 
     return below(backbone, "")
 

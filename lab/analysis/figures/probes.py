@@ -155,8 +155,12 @@ def _bars(axes: Axes, table: pd.DataFrame, view: View, looks: dict[str, Style]) 
         axes.annotate(row, (at, 0), xycoords=("data", "axes fraction"), xytext=(0, -22), textcoords="offset points", ha="center",
                       fontsize=7)  # fmt: skip
     axes.xaxis.labelpad = 16
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: quantity(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(_told))
     axes.grid(False, axis="x")
+
+
+def _told(value: float, place: int | None = None) -> str:
+    return quantity(value)
 
 
 def _map(axes: Axes, table: pd.DataFrame, view: View, looks: dict[str, Style]) -> None:
