@@ -58,7 +58,7 @@ def test_a_probe_of_several_runs(name, store, tmp_path, monkeypatch, capsys):
     assert json.loads((Store(root).folder(ids[0]) / "run.json").read_text())["status"] == "done"
 
 
-def test_recall_and_json(store, tmp_path, capsys):
+def test_a_probe_that_does_not_apply_says_so(store, tmp_path, capsys):
     root, runs = store
     code, out, _ = lab("probe", "recall-map", runs["recall"], "--results", root, "--out", tmp_path, "--json", capsys=capsys)
     (found,) = json.loads(out)
@@ -70,6 +70,11 @@ def test_recall_and_json(store, tmp_path, capsys):
     assert code == 2
     assert "needs one that does, like text" in err or "needs a run on text" in err
     assert not (tmp_path / "none").exists()
+    both = runs["transformer"], runs["lstm"]
+    code, out, err = lab("probe", "spectrum", *both, "--results", root, "--out", tmp_path, "--json", capsys=capsys)
+    assert code == 0
+    assert [each["run"] for each in json.loads(out)] == [both[1]]
+    assert err.startswith(f"left out: run {both[0]} (transformer on text")
 
 
 def test_throughput_is_that_of_training_steps(store, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """`lab probe`: what is inside trained models."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ def look(name: str, runs: Sequence[str], looking: Looking, **asked: Any) -> None
     """Probe runs, keep what was found beside their records, and show it: tables on standard output, figures in a folder.
 
     Raises:
-        UsageError: no run is named, one has no weights, or the probe does not apply to one; what was found before that is kept.
+        UsageError: no run is named, one has no weights, or the probe applies to none.
     """
     if not runs:
         raise UsageError(f"lab probe {name}: name a run; ls {looking.results}/runs has their ids")
@@ -117,7 +118,9 @@ def look(name: str, runs: Sequence[str], looking: Looking, **asked: Any) -> None
     from lab.run import Store
 
     add_plugins(looking.plugin)
-    findings = probing.look(name, runs, Store(looking.results), **asked)
+    findings, refused = probing.look(name, runs, Store(looking.results), **asked)
+    for reason in refused:
+        print(f"left out: {reason}", file=sys.stderr)
     names = probing.names(runs, Store(looking.results))
     folder = Path(looking.out or Path(looking.results, "figures", "probes"))
     files = [

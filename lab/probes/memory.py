@@ -5,9 +5,9 @@ Size: the numbers that are remembered after so many positions of one sequence, m
 Reconstruction, of every mixer whose state does not grow: one channel of its input is a stationary signal u, all others are 0;
 from the state after the last step, rounded to single precision, the last `window` values of u are read by the best linear map.
 It is fitted with a ridge, chosen on other signals, and its error is of signals that had no part in either: root mean square over
-that of u, by how long ago. For a linear time-invariant map such as S4 the state is linear in u, and the best readout of it is at least
-as good as the polynomials that HiPPO reads with (Gu et al., arXiv:2008.07669, section 2.3; arXiv:2206.12037 for what the states
-of S4 hold).
+that of u, by how long ago. For a linear time-invariant map such as S4 the state is linear in u, and the best readout of it is at
+least as good as the polynomials that HiPPO reads with (Gu et al., arXiv:2008.07669, section 2.3; arXiv:2206.12037 for what the
+states of S4 hold).
 
 u has all waves below `FREQUENCY` cycles a step with normal heights, so its covariance C over the window is known. No N numbers
 that are linear in u hold more of it than its N largest principal components: the mean square error is at least the sum of the
@@ -28,7 +28,7 @@ from lab.probes.subject import TRAINED, Subject, mixers, numbers, wide
 
 FREQUENCY = 0.1
 """Cycles a step, the highest of the signal."""
-WINDOW = 256
+WINDOW = 128
 """Steps to read back, at most; as many as the training sequences have."""
 CHANNELS = 2
 SIGNALS = (448, 128, 128)
@@ -141,18 +141,21 @@ def covariance(window: int, length: int) -> np.ndarray:
 def _linear_error(states: np.ndarray, past: np.ndarray) -> np.ndarray:
     """Of the best linear readout on signals that it was not fitted to, over their rms, for each column of `past`."""
     fit, choose, score = np.split(np.arange(len(states)), np.cumsum(SIGNALS)[:-1])
+    if not states.shape[1]:
+        return past[score].std(0)
     mean, spread = states[fit].mean(0), states[fit].std(0)
     states = (states - mean) / np.where(spread > 0, spread, 1)
     base = past[fit].mean(0)
     left, values, right = np.linalg.svd(states[fit], full_matrices=False)
     target = left.T @ (past[fit] - base)
 
-    def error(ridge: float, on: np.ndarray) -> np.ndarray:
-        readout = right.T @ (target * (values / (values**2 + ridge * values[0] ** 2))[:, None])
-        return np.sqrt(np.mean((states[on] @ readout + base - past[on]) ** 2, 0))
+    def error(ridge: float, turned: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        readout = target * (values / (values**2 + ridge * values[0] ** 2))[:, None]
+        return np.sqrt(np.mean((turned @ readout + base - wanted) ** 2, 0))
 
-    best = min(RIDGES, key=lambda ridge: np.mean(error(ridge, choose) ** 2)) if states.shape[1] else 0
-    return error(best, score) if states.shape[1] else past[score].std(0)
+    turned = states[choose] @ right.T
+    best = min(RIDGES, key=lambda ridge: np.mean(error(ridge, turned, past[choose]) ** 2))
+    return error(best, states[score] @ right.T, past[score])
 
 
 def _sizes(subject: Subject) -> list[tuple[int, int]]:

@@ -98,8 +98,10 @@ def each_loss(subject: Subject, batch: Batch) -> Losses:
 
 
 def slopes(losses: Losses) -> Float[np.ndarray, "size"]:
-    """Of a line through each row's last half, against log2 of the position."""
-    length = losses.shape[1]
-    place = np.log2(np.arange(length // 2, length) + 1.0)
-    away, kept = place - place.mean(), losses[:, length // 2 :]
+    """Of a line through each row's last half, against log2 of the position; of means over pieces, to which all phases are alike."""
+    piece = NEAR // 2 if losses.shape[1] >= 4 * NEAR else 1
+    first, last = -(-losses.shape[1] // 2 // piece) * piece, losses.shape[1] // piece * piece
+    kept = np.nanmean(losses[:, first:last].reshape(len(losses), -1, piece), 2)
+    place = np.log2(np.arange(first, last) + 1.0).reshape(-1, piece).mean(1)
+    away = place - place.mean()
     return np.nansum(away * (kept - np.nanmean(kept, 1, keepdims=True)), 1) / (away**2).sum()

@@ -14,26 +14,32 @@ from typing import Any
 from lab.analysis.findings import Finding, keep, weights_of
 from lab.analysis.frame import results
 from lab.analysis.labels import labelled
+from lab.errors import UsageError
 from lab.probes.subject import Subject
 from lab.run import Store
 
 
-def look(probe: str, runs: Sequence[str], store: Store, **asked: Any) -> list[Finding]:
-    """A finding for each run (an id, or a folder). asked: settings of the probe.
+def look(probe: str, runs: Sequence[str], store: Store, **asked: Any) -> tuple[list[Finding], list[str]]:
+    """A finding for each run (an id, or a folder) that the probe applies to, and why not for the others. asked: its settings.
 
     Raises:
-        UsageError: a run has no weights that can be read, or the probe does not apply to one.
+        UsageError: a run has no weights that can be read, or the probe applies to none.
     """
     measure = import_module(f"lab.probes.{probe.replace('-', '_')}").measure
     subjects = [Subject.of(run, store) for run in dict.fromkeys(runs)]
-    found = []
+    found, refused = [], []
     for subject in subjects:
-        finding = replace(
-            measure(subject, **asked), probe=probe, run=subject.folder.name, weights=weights_of(subject.folder), asked=asked
-        )
-        keep(finding, subject.folder)
-        found.append(finding)
-    return found
+        try:
+            measured = measure(subject, **asked)
+        except UsageError as error:
+            refused.append(str(error))
+            continue
+        weights = weights_of(subject.folder)
+        found.append(replace(measured, probe=probe, run=subject.folder.name, weights=weights, asked=asked))
+        keep(found[-1], subject.folder)
+    if not found:
+        raise UsageError(refused[0])
+    return found, refused
 
 
 def names(runs: Sequence[str], store: Store) -> dict[str, tuple[str, str]]:

@@ -159,13 +159,13 @@ class Step:
         if torch.allclose(
             mixed, drawn * diagonal, rtol=1e-9, atol=1e-12 * float(mixed.abs().max())
         ):  # and so it is, almost surely
-            return diags_array(diagonal.numpy()).tocsr()
+            return csr_array(diags_array(diagonal.numpy()))
         if size > LARGEST:
             raise UsageError(f"spectrum: one recurrence has a state of {size:,} numbers; up to {LARGEST:,} can be taken apart")
         found = []
         for rows in torch.arange(size).split(ROWS):
             found.append(csr_array(self._pulled(group, F.one_hot(rows, size).double()).numpy()))
-        return vstack(found).tocsr()
+        return csr_array(vstack(found))
 
     def _pulled(self, group: list[int], given: Float[Tensor, "rows numbers"]) -> Float[Tensor, "rows numbers"]:
         """Each row times the Jacobian: one backward pass, as rows of a batch do not see each other."""
