@@ -16,6 +16,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from lab.run import write_durably
+from lab.terminal import printable
 
 SCHEMA = 1
 Value = float | int | str | None
@@ -116,26 +117,27 @@ def kept(folder: str | Path) -> list[Finding]:
 def numbers(folder: str | Path) -> dict[str, Value]:
     """All numbers of a run's findings by column: `<probe>.<number>`, the probe with _ for -."""
     return {
-        f"{record['probe'].replace('-', '_')}.{name}": value
+        printable(f"{record['probe'].replace('-', '_')}.{name}"): printable(value) if isinstance(value, str) else value
         for record in _records(folder)
         if isinstance(record.get("numbers"), dict)
         for name, value in record["numbers"].items()
+        if value is None or isinstance(value, (float, int, str))
     }
 
 
 def _records(folder: str | Path) -> list[dict[str, Any]]:
-    folder = Path(folder)
     try:
-        files = sorted(name for name in os.listdir(folder / "probes") if name.endswith(".json"))
+        files = sorted(name for name in os.listdir(os.path.join(folder, "probes")) if name.endswith(".json"))
     except OSError:
         return []
+    folder = Path(folder)
     weights, records = weights_of(folder), []
     for name in files:
         try:
             record = json.loads((folder / "probes" / name).read_bytes())
             if record["schema"] <= SCHEMA and record["weights"] == weights and isinstance(record["probe"], str):
                 records.append(record)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
     return records
 

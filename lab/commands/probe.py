@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import App, Parameter
 
 from lab.commands.common import Flag, Names, add_plugins, print_json
-from lab.errors import UsageError
+from lab.errors import UsageError, within
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -70,8 +70,7 @@ def noise_scale(*runs: str, measurements: int = 16, looking: Looking = USUAL) ->
     measurements
         Pairs of gradients, of the run's batch and of sixteen of them.
     """
-    if not 2 <= measurements <= 1 << 16:
-        raise UsageError(f"--measurements {measurements}: from 2 to {1 << 16}")
+    within("--measurements", measurements, 2, 1 << 16)
     look("noise-scale", runs, looking, measurements=measurements)
 
 
@@ -86,8 +85,7 @@ def extrapolation(*runs: str, times: int = 64, looking: Looking = USUAL) -> None
     times
         The longest sequences, in training lengths.
     """
-    if not 2 <= times <= 1 << 16:
-        raise UsageError(f"--times {times}: from 2 to {1 << 16}")
+    within("--times", times, 2, 1 << 16)
     look("extrapolation", runs, looking, times=times)
 
 

@@ -42,7 +42,7 @@ def measure(subject: Subject) -> Finding:
     losses = adjusted(*(np.concatenate(each) for each in zip(*read, strict=True)))
     length = losses.shape[1]
     places = np.arange(1, length + 1)  # symbols read
-    ranges, rows = octaves(places), []
+    ranges, rows = octaves(np.maximum(places - 1, 1)), []  # 2^k + 1 ... 2^(k+1)
     for first in np.unique(ranges):
         mine = places[ranges == first]
         value, low, high = t_interval(np.nanmean(losses[:, ranges == first], 1))
@@ -98,7 +98,7 @@ def each_loss(subject: Subject, batch: Batch) -> Losses:
 
 
 def slopes(losses: Losses) -> Float[np.ndarray, "size"]:
-    """Of a line through each row's last half, against log2 of the position; of means over pieces, to which all phases are alike."""
+    """Of a line through each row's last half against log2 of the position, in means over whole pieces."""
     piece = NEAR // 2 if losses.shape[1] >= 4 * NEAR else 1
     first, last = -(-losses.shape[1] // 2 // piece) * piece, losses.shape[1] // piece * piece
     kept = np.nanmean(losses[:, first:last].reshape(len(losses), -1, piece), 2)

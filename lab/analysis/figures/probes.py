@@ -20,6 +20,7 @@ from lab.analysis.canvas import COLUMN, FAINT, FULL, INK, Chart, legend, log_axi
 from lab.analysis.findings import Finding, View
 from lab.analysis.labels import columns_of, quantity
 from lab.analysis.styles import COLOURS, Style, only, styles
+from lab.analysis.text import wrapped_name
 
 SHADES = (1.0, 0.4, 0.2)
 """How opaque the values of a shade are drawn, in their order."""
@@ -69,6 +70,8 @@ def _chart(table: pd.DataFrame, view: View) -> Chart:
             {"lines": _lines, "points": _points, "bars": _bars, "map": _map}[view.kind](axes, mine, view, looks)
             axes.set(xlabel=view.xlabel, ylabel=view.ylabel)
         if view.kind == "map":
+            for axes, title in zip(every, titles, strict=True):  # narrower than others
+                axes.set_title("\n".join(wrapped_name(title, 22)), loc="left")
             _scale(chart, every, view)
         elif view.kind == "bars":
             _parts(chart, table, view)
@@ -207,6 +210,7 @@ def _shades(table: pd.DataFrame, view: View) -> list[Line2D]:
     order = _order(table, view)
     if len(order) < 2:
         return []
-    style = {"color": FAINT, "linestyle": "-" if view.kind == "lines" else "none", "marker": "o"}
-    return [Line2D([], [], label=name, **style, alpha=SHADES[min(place, 2)], markerfacecolor="white" if place else FAINT)
-            for place, name in enumerate(order)]  # fmt: skip
+    look = {"color": FAINT, "linestyle": "-" if view.kind == "lines" else "none", "marker": "o"}
+    hollow = {"markerfacecolor": "white", "markeredgecolor": FAINT, "markeredgewidth": 0.8} if view.kind == "lines" else {}
+    looks = [look | {"alpha": SHADES[min(place, 2)]} | (hollow if place else {}) for place in range(len(order))]
+    return [Line2D([], [], label=name, **each) for name, each in zip(order, looks, strict=True)]
