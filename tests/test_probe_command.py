@@ -37,7 +37,8 @@ def store(tmp_path_factory):
 @pytest.mark.parametrize("name", TEXT)
 def test_a_probe_of_several_runs(name, store, tmp_path, monkeypatch, capsys):
     root, runs = store
-    monkeypatch.setattr(memory, "SIGNALS", (80, 24, 24))
+    for setting, small in (("SIGNALS", (80, 24, 24)), ("WINDOW", 16), ("CHANNELS", 1)):
+        monkeypatch.setattr(memory, setting, small)
     others = {"spectrum": ("lstm",), "noise-scale": ()}.get(name, ("transformer", "lstm"))
     more = {"extrapolation": ["--times", 4], "noise-scale": ["--measurements", 2]}.get(name, [])
     ids = [runs["linear_rnn"], *(runs[each] for each in others)]
