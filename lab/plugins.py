@@ -59,6 +59,11 @@ def add_file(path: str) -> str:
     raise UsageError(f"--plugin {path}: defines no subclass of architectures.backbone.Backbone or tasks.task.Task")
 
 
+def files() -> tuple[str, ...]:
+    """The files that were made known."""
+    return tuple(dict.fromkeys(str(file) for known in _files.values() for file in known.values()))
+
+
 def names(kind: str) -> list[str]:
     """All known names of a kind, "architectures" or "tasks", sorted."""
     own = {file.stem for file in _folder(kind).glob("*.py")} - _NOT_PLUGINS[kind] - {"__init__"}

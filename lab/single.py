@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import sys
 import time
 import traceback
@@ -62,6 +63,7 @@ def run(
         if not resume:
             for file in (folder / "run.json", folder / "curve.jsonl", *parts(folder / "checkpoint")):
                 file.unlink(missing_ok=True)
+            shutil.rmtree(folder / "probes", ignore_errors=True)
         if not store.final(run_id):
             ticker = Ticker(say, started)
             try:

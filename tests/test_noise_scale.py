@@ -8,6 +8,7 @@ import pytest
 from lab.cli import main
 from lab.planning import Planner, Shape
 from lab.probes.noise_scale import measure, noise_scale
+from lab.probes.subject import Subject
 from lab.run import Store
 from lab.training import train
 
@@ -50,13 +51,15 @@ def test_a_gradient_without_signal_has_no_scale():
 def test_a_stored_run_is_measured(tmp_path, capsys):
     planned = Planner(Shape(dim=8, depth=1), batch=2).plan("lstm", "selective_copying", 2e7, 0)
     train(planned.spec, Store(tmp_path))
-    found = measure(planned.spec.id, Store(tmp_path), 4)
-    assert found.measurements == 4
-    assert found.scale > 0 or np.isnan(found.scale)
+    found = measure(Subject.of(planned.spec.id, Store(tmp_path)), 4)
+    assert len(found.sheets["noise-scale"].table) == 2 * 4
+    scale = found.numbers["scale"]
+    assert scale > 0 or np.isnan(scale)
     with pytest.raises(SystemExit) as ended:
         main(["probe", "noise-scale", planned.spec.id, "--results", str(tmp_path), "--measurements", "4", "--json"])
     assert not ended.value.code
-    assert json.loads(capsys.readouterr().out)["scale"] == pytest.approx(found.scale, nan_ok=True)
+    told = json.loads(capsys.readouterr().out)[0]["numbers"]["scale"]
+    assert (np.nan if told is None else told) == pytest.approx(scale, nan_ok=True)
     with pytest.raises(SystemExit) as ended:
         main(["probe", "noise-scale", "nothing", "--results", str(tmp_path)])
     assert ended.value.code == 2
@@ -71,6 +74,6 @@ def test_gradients_are_of_batches_that_the_run_has_not_seen(tmp_path, monkeypatc
     seen, batch = [], SelectiveCopying.batch
     monkeypatch.setattr(SelectiveCopying, "batch", lambda self, split, index, size, seed: seen.append((split, index)) or batch(
         self, split, index, size, seed))  # fmt: skip
-    measure(planned.spec.id, Store(tmp_path), 2)
+    measure(Subject.of(planned.spec.id, Store(tmp_path)), 2)
     assert all(split == "train" and index > planned.steps for split, index in seen)
     assert len(set(seen)) == 32

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from architectures.backbone import Flops, SequenceMap, State, Tuning
 from architectures.ops.bigbird import BigBird, bigbird, bigbird_pairs
 from architectures.ops.positions import alibi_slopes, distances, rotate, sinusoids
+from architectures.ops.watching import watchable
 
 SOFTMAX = 5  # operations for each score
 ROWS = 64
@@ -35,6 +36,7 @@ Bias = Callable[[slice, slice], Tensor]
 """Added to the scores of a slice of queries and a slice of keys, both counted from the first key. It has four axes, or two."""
 
 
+@watchable
 def attend(q: Heads, k: Tensor, v: Tensor, *, causal: bool, window: int | None = None, bias: Bias | None = None) -> Heads:
     """The queries are those of the last positions; keys and values may go further back."""
     new, total = q.shape[2], k.shape[2]

@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from architectures.ops.watching import watchable
+
 
 @dataclass(frozen=True)
 class BigBird:
@@ -87,6 +89,7 @@ def gathered(pattern: BigBird, heads: int, row: int, rows: int, whole: int, caus
     return np.concatenate([first, drawn, np.broadcast_to(near, (heads, *near.shape))], 2)
 
 
+@watchable
 def bigbird(q: Tensor, k: Tensor, v: Tensor, pattern: BigBird, *, causal: bool) -> Tensor:
     """(batch, heads, length, width); the queries are those of the last positions, keys and values may go further back."""
     heads, total = k.shape[1:3]

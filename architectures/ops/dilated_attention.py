@@ -27,6 +27,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from architectures.ops.watching import watchable
+
 ROWS = 64  # queries that meet all keys at once
 FUSED = ("cpu", "meta")
 """Devices whose fused attention gives denominators for every type."""
@@ -36,6 +38,7 @@ Heads = Float[Tensor, "batch heads length width"]
 Earlier = Float[Tensor, "batch heads total width"]
 
 
+@watchable
 def dilated(q: Heads, k: Heads, v: Heads, branches: Branches, *, causal: bool) -> Heads:
     """All branches, one of which is dense."""
     return _Dilated.apply(q.contiguous(), k.contiguous(), v.contiguous(), branches, causal)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from lab.analysis import findings
 from lab.presets import called
 from lab.run import SCHEMA
 from lab.terminal import printable
@@ -65,10 +66,11 @@ def results(path: str | Path = "results") -> pd.DataFrame:
     the test score by `metric`. loss: nats, test split. length: positions of a training sequence. peak_memory: bytes. settings,
     code: canonical JSON, so that equal is equal. recipe: its name and what departs from the recipe of that name, as in
     `lab, lr=0.001`. baselines, refused, throughput, environment: dictionaries. references:
-    published scores, each with name, score and source. What a record lacks is missing; keys that are not known are kept out.
+    published scores, each with name, score and source. Last come columns `<probe>.<number>` of what `lab probe` found in the
+    weights of runs. What a record lacks is missing; keys that are not known are kept out.
     Records that cannot be read, or that a newer lab made, are left out with one warning that names them.
     """
-    rows, scores, broken = [], [], []
+    rows, scores, found, broken = [], [], [], []
     for folder in _folders(path):
         try:
             record = _read(folder, "run.json")
@@ -77,6 +79,7 @@ def results(path: str | Path = "results") -> pd.DataFrame:
             row, scored = _row(record)
             rows.append(_ORDERED(row))
             scores.append(scored)
+            found.append(findings.numbers(folder))
         except FileNotFoundError:
             continue
         except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
@@ -88,6 +91,8 @@ def results(path: str | Path = "results") -> pd.DataFrame:
     columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(COLUMNS, ())
     frame = pd.DataFrame(columns | {name: [scored.get(name) for scored in scores] for name in named})
     frame = frame.astype(dict.fromkeys(["score", "chance", "loss", "lr", "length", "state_size", *LEDGER, *named], "float64"))
+    probed = dict.fromkeys(name for row in found for name in row)
+    frame = pd.concat([frame, pd.DataFrame({name: [row.get(name) for row in found] for name in probed}, frame.index)], axis=1)
     frame = frame.sort_values(["task", "architecture", "budget", "seed", "id"], ignore_index=True)
     return frame.copy()  # in one piece: each column that was given a type is one of its own
 

@@ -1,1 +1,1 @@
-"""What a trained model does, measured: each probe is a file, reads a stored run, and prints a table."""
+"""What a trained model does, measured: each probe is a file with `measure(subject, ...) -> Finding`, named as its command."""

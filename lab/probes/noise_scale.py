@@ -5,20 +5,28 @@ S / |G|^2 is the batch at which noise and signal weigh the same. It is a ratio o
 biased.
 """
 
+# what pandas' own hints say of a selection is a union of everything
+# pyright: reportArgumentType=false
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from pandas import DataFrame
 
-from lab.run import Store
-from lab.stored import load
+from lab.analysis.findings import Finding, Sheet, View
+from lab.probes.subject import Subject
 from lab.training import sequence_maps, with_auxiliary
 
 SHARE = 0.5
 """Of the noise scale that a batch should at most be, for all architectures."""
 PARTS = 16
 REPLICATES = 1000
+VIEW = View(
+    "measurement", "square", "measurement", "|gradient|^2", logy=True, shade="of",
+    caption="Squared norm of the gradient: of one of the run's batches, and faint of sixteen of them together.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,13 +66,20 @@ def noise_scale(small: Sequence[float], large: Sequence[float], b: int, B: int, 
     return NoiseScale(float(found), float(low), float(high), len(signal), length)
 
 
-def measure(run: str, store: Store, measurements: int) -> NoiseScale:
-    """Of a run's last weights, on training batches that it has not seen: each of `PARTS` of the run's batches.
+def measure(subject: Subject, measurements: int = 16) -> Finding:
+    """Of a run's last weights, on training batches that it has not seen: each of `PARTS` of the run's batches."""
+    small, large = gradients(subject, measurements)
+    found = noise_scale(small, large, subject.spec.batch, PARTS * subject.spec.batch, subject.task.length)
+    table = DataFrame({"measurement": np.arange(1, measurements + 1), "small": small, "large": large})
+    numbers = {"scale": found.scale, "low": found.low, "high": found.high, "batch": found.batch}
+    return Finding(
+        {"noise-scale": Sheet(table.melt("measurement", var_name="of", value_name="square"), VIEW)}, numbers, str(found)
+    )
 
-    Raises:
-        UsageError: as `load`.
-    """
-    spec, task, model = load(run, store)
+
+def gradients(subject: Subject, measurements: int) -> tuple[list[float], list[float]]:
+    """Squared norms: the mean of those of `PARTS` batches, and that of all of them together, a pair for each measurement."""
+    spec, task, model = subject.spec, subject.task, subject.model.train()
     maps = sequence_maps(model)
     torch.manual_seed(spec.seed)
     small, large = [], []
@@ -81,4 +96,5 @@ def measure(run: str, store: Store, measurements: int) -> NoiseScale:
             norms.append(float(flat.square().sum()))
         small.append(sum(norms) / PARTS)
         large.append(float((total / PARTS).square().sum()))
-    return noise_scale(small, large, spec.batch, PARTS * spec.batch, task.length)
+    model.eval()
+    return small, large
