@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from lab import overhead
-from lab.engine import Pool
+from lab.engines import Pool, starter
 from lab.planning import Planner, Shape
 from lab.run import Store
 
@@ -27,17 +27,21 @@ def scores(root):
     return {record["id"]: (record["status"], record["scores"], record["flops"], record["steps"]) for record in records}
 
 
+def started(root, workers) -> Pool:
+    return starter("local", workers)(Store(root))
+
+
 def test_a_killed_worker_costs_nothing_but_time(tmp_path):
     """One of two workers is killed in the middle of a run; every result equals that of an undisturbed pool."""
     specs = [replace(SPEC, seed=seed, budget=10 * SPEC.budget) for seed in range(3)]
     for name, kill in (("calm", False), ("disturbed", True)):
-        pool, deaths = Pool(2, str(tmp_path / name), []), []
+        pool, deaths = started(tmp_path / name, 2), []
 
         def listener(spec, event, kill=kill, deaths=deaths, pool=pool):
             if event["event"] == "step" and kill and not deaths and event["step"] > 100:
                 deaths.append("")
-                for process in pool._processes:
-                    os.kill(process.pid, signal.SIGKILL)
+                for child in list(pool.engine._busy):
+                    os.kill(child.process.pid, signal.SIGKILL)
             if event["event"] == "died":
                 deaths.append(event["reason"])
 
@@ -135,7 +139,7 @@ def test_a_killed_comparison_goes_on_with_the_same_numbers(tmp_path):
 def test_a_run_in_the_hand_of_another_process_comes_last(tmp_path):
     """The others are done first; then it is waited for, and taken over once that process lets go."""
     specs = [replace(SPEC, seed=seed) for seed in range(3)]
-    pool, told = Pool(1, str(tmp_path), []), []
+    pool, told = started(tmp_path, 1), []
     hand = ExitStack()
     assert hand.enter_context(Store(tmp_path).claim(specs[0].id)) is not None
 
