@@ -14,13 +14,17 @@ def cores() -> int:
 
 
 class Local:
-    """`places` processes, started at once; one that died is replaced when there is a run for it."""
+    """Processes, started at once; one that died is replaced when there is a run for it."""
 
-    def __init__(self, places: int, orders: Orders) -> None:
-        self.places, self._orders = places, orders
+    def __init__(self, workers: int, orders: Orders) -> None:
+        self._workers, self._orders = workers, orders
         self._heard: queue.SimpleQueue[tuple[Child, Event]] = queue.SimpleQueue()
-        self._idle = [self._start() for _ in range(places)]
+        self._idle = [self._start() for _ in range(workers)]
         self._busy: dict[Child, Spec] = {}
+
+    def places(self) -> int:
+        """A run for each process."""
+        return self._workers
 
     def submit(self, specs: Sequence[Spec]) -> None:
         """Hand each to a process that is idle."""

@@ -79,8 +79,6 @@ def carry_out(record: dict[str, Any], token: str, session: Session) -> Iterator[
 
 def _files(folder: Path) -> dict[str, bytes]:
     """Everything about a run that ended; run.json last, as it says that all is there."""
-    passing = ("lock", "holder", "run.json")
-    files = [
-        file for file in sorted(folder.iterdir()) if not file.name.startswith((".", "checkpoint")) and file.name not in passing
-    ]
+    passing = ("lock", "holder", "checkpoint.previous", "run.json")
+    files = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".") and file.name not in passing]
     return {file.name: file.read_bytes() for file in [*files, folder / "run.json"]}

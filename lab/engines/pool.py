@@ -9,7 +9,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lab.engines.child import Event
 from lab.run import Run, Spec, Store
@@ -22,10 +22,10 @@ LOOK_AGAIN = 0.5
 AGAIN, FRESH = -1.0, 0.0
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Somewhere that runs are carried out, each in a process of its own."""
 
-    @property
     def places(self) -> int:
         """How many runs it takes at once."""
         ...
@@ -67,7 +67,7 @@ class Pool:
         wait(FRESH, *specs)
         while waiting or in_hand:
             fit: list[Spec] = []
-            while waiting and waiting[0][0] <= time.monotonic() and in_hand + len(fit) < self.engine.places:
+            while waiting and waiting[0][0] <= time.monotonic() and in_hand + len(fit) < self.engine.places():
                 *_, spec = heapq.heappop(waiting)
                 if holder := self._store.held(spec.id):
                     listener(spec, {"event": "held", "by": str(holder)})

@@ -63,7 +63,6 @@ class Ray:
         self._address, self._workers, self._store = address, workers, Store(self._orders.results)
         self._tasks: dict[Any, Task] = {}
 
-    @property
     def places(self) -> int:
         """As many as asked for of a cluster that others may use too, else a few more than it has cores."""
         if self._address and self._workers:
@@ -145,7 +144,8 @@ class Ray:
 
     @cached_property
     def _remote(self) -> Any:
-        return self._ray.remote(max_retries=0, num_returns="streaming", _generator_backpressure_num_objects=1)(carry_out)
+        options = {"max_retries": 0, "num_returns": "streaming", "_generator_backpressure_num_objects": 1}
+        return self._ray.remote(**options)(lambda *given: (yield from carry_out(*given)))  # Ray wants to see a plain generator
 
     @cached_property
     def _ray(self) -> ModuleType:

@@ -20,7 +20,7 @@ from lab.run import Spec, Store
 
 LARGEST_ARRAY = 1000
 """Slurm's own default of MaxArraySize, less one."""
-MINUTES = 60.0
+MINUTES = 60
 REQUEUED = 1000
 """How often a job that is out of time is queued again."""
 SETTINGS = ("cluster", "partition", "account", "qos", "constraint", "minutes")
@@ -79,8 +79,11 @@ class Slurm:
         self._orders = Orders(str(Path(orders.results).resolve()), files, orders.leak_gate)
         self._settings, self._workers, self._store = settings, workers, Store(self._orders.results)
         self._local = settings.get("cluster") == "local"
-        self.places = (workers or cores()) if self._local else LARGEST_ARRAY
         self._jobs: dict[Any, Spec] = {}
+
+    def places(self) -> int:
+        """As many as an array may have; here, where nothing queues them, as many as go at once."""
+        return (self._workers or cores()) if self._local else LARGEST_ARRAY
 
     def submit(self, specs: Sequence[Spec]) -> None:
         """An array of jobs, with one core and the memory that the largest run needs."""
@@ -94,14 +97,13 @@ class Slurm:
             slurm_max_num_timeout=REQUEUED,
             local_max_num_timeout=REQUEUED,
         )
-        slurm: dict[str, Any] = {
-            f"slurm_{name}": value for name, value in self._settings.items() if name not in ("cluster", "minutes")
-        }
+        cluster = {name: value for name, value in self._settings.items() if name not in ("cluster", "minutes")}
+        slurm: dict[str, Any] = {f"slurm_{name}": value for name, value in cluster.items()}
         if self._workers:
             slurm["slurm_array_parallelism"] = self._workers
         executor.update_parameters(
             name="lab",
-            timeout_min=float(self._settings.get("minutes", MINUTES)),
+            timeout_min=int(self._settings.get("minutes", MINUTES)),
             cpus_per_task=1,
             mem_gb=max(map(memory_of, specs)) / 2**30,
             **slurm,
