@@ -32,7 +32,7 @@ def numbers(root):
 @contextmanager
 def two_nodes(cores=1):
     """A head node with `cores` cores and another; the cluster, and the second node."""
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
     from ray.cluster_utils import Cluster
 
     size = {"num_cpus": cores, "object_store_memory": 80 << 20, "include_dashboard": False}
