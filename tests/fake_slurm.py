@@ -27,7 +27,8 @@ def sbatch(script):
     job = str(int(time.time() * 1000))
     (STATE / "submitted").mkdir(parents=True, exist_ok=True)
     (STATE / "submitted" / job).write_text(text)
-    subprocess.Popen([sys.executable, __file__, "queue", job], start_new_session=True, stdout=subprocess.DEVNULL)
+    nothing = subprocess.DEVNULL
+    subprocess.Popen([sys.executable, __file__, "queue", job], start_new_session=True, stdout=nothing, stderr=nothing)
     print(f"Submitted batch job {job}")
 
 

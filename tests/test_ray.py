@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -93,10 +93,10 @@ def test_a_lost_worker_and_a_folder_that_nodes_do_not_see(tmp_path, monkeypatch)
         engine = f"ray:{cluster.address}"
         assert carried_out(engine, shared, specs, kill) == expected
         assert ("died", "its Ray worker was lost") in told
-        monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))  # that of the driver; the nodes have that of before
         with monkeypatch.context() as patch:
             patch.setattr(Path, "touch", lambda *_: None)  # no token: as where the folder is not shared
             assert carried_out(engine, apart, specs) == expected
+    assert not list(Path(os.environ["LAB_CACHE"]).glob("ray/*/runs/*")), "what was brought to the driver is left nowhere else"
     for each in specs:
         files = {file.name for file in (apart / "runs" / each.id).iterdir()}
         assert files >= {"spec.json", "run.json", "curve.jsonl", "log.txt", "checkpoint", "checkpoint.sha256"}
@@ -184,3 +184,55 @@ def test_24_runs_survive_the_loss_of_a_worker_of_a_node_and_of_the_driver(tmp_pa
     assert {name: done()[name] for name in before} == before, "finished runs must be left alone"
     assert len(done()) == 24
     assert numbers(root) == numbers(tmp_path / "local")
+
+
+def listening(pids):
+    """Addresses that processes listen at, as /proc has them: hexadecimal."""
+    sockets = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(OSError):
+                sockets.add(os.readlink(link))
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return {row[1].rpartition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+
+
+@pytest.mark.slow
+def test_a_cluster_of_its_own_is_quiet_local_and_interruptible(tmp_path):
+    """SIGTERM: checkpoints, exit code 75, nothing left behind; the same command again has the local engine's numbers."""
+    what = ["--architectures", "lstm", "--tasks", "recall", "--dim", "16", "--depth", "1", "--batch", "2", "--seeds", "2"]
+
+    def compare(results, *more):
+        command = [*LAB, "compare", *what, "--results", str(results), "--budget", "3e9", "--workers", "2", *more]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    root = tmp_path / "ray"
+    driver = compare(root, "--engine", "ray", "--json")
+    curves = wait_for(lambda: list(root.glob("runs/*/curve.jsonl")))
+    mine = [pid for pid in processes("ray") if Path(f"/proc/{pid}/environ").exists() and descends(pid, driver.pid)]
+    assert len(mine) > 3
+    assert listening(mine) <= {"0100007F", "0000000000000000FFFF00000100007F"}
+    driver.send_signal(signal.SIGTERM)
+    out, said = driver.communicate(timeout=120)
+    assert driver.returncode == 75, said
+    assert not out
+    assert "interrupted; go on with" in said
+    assert not [line for line in said.splitlines() if "raylet" in line or "Traceback" in line or "ray.io" in line]
+    assert all((curve.parent / "checkpoint").exists() for curve in curves)
+    assert not processes("lab.worker", str(root))
+    assert not [pid for pid in mine if Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()]
+    for results, engine in ((root, "ray"), (tmp_path / "local", "local")):
+        driver = compare(results, "--engine", engine, "--json")
+        out, said = driver.communicate(timeout=1500)
+        assert driver.returncode == 0, said
+        assert len(json.loads(out)) == 2
+    assert numbers(root) == numbers(tmp_path / "local")
+
+
+def descends(pid, ancestor):
+    with suppress(OSError):
+        while pid > 1:
+            if pid == ancestor:
+                return True
+            pid = parent(pid)
+    return False

@@ -43,18 +43,16 @@ class Session:
 
 
 def carry_out(record: dict[str, Any], token: str, session: Session) -> Iterator[Event]:
-    """A task: the events of one run, after {"event": "start", "shared"}; where the store is not shared, {"event": "files",
-    "files"}, the content of each file by its name, comes before the end.
+    """A task: the events of one run, after {"event": "start", "shared"}. Where the store is not shared, {"event": "files",
+    "files"} comes before the end, the content of each file by its name, and {"event": "kept"}. Ray goes on from an event when
+    the driver asked for it, so the node forgets a run only when the driver has kept it.
     """
     spec, orders = Spec.read(record), session.orders
     node = os.uname().nodename
     try:
         other = source(orders.plugin_files) != session.source
     except OSError as error:
-        yield {
-            "event": "died",
-            "reason": f"{error.filename} cannot be read on {node} ({error.strerror})",
-        }
+        yield {"event": "died", "reason": f"{error.filename} cannot be read on {node} ({error.strerror})"}
         return
     if other:
         yield {"event": "died", "reason": f"the lab or a file of --plugin on {node} is another version than the driver's"}
@@ -68,13 +66,12 @@ def carry_out(record: dict[str, Any], token: str, session: Session) -> Iterator[
         yield {"event": "held", "by": str(holder)}
         return
     done = store.find(spec.id) if store.final(spec.id) else None
-    event = {}
     for event in [ended(done)] if done else supervised(spec, orders):
         if event["event"] == "end" and not shared:
             yield {"event": "files", "files": _files(store.folder(spec.id))}
+            yield {"event": "kept"}
+            shutil.rmtree(store.folder(spec.id))
         yield event
-    if not shared and event.get("event") == "end":  # the driver asks for more only when it has kept them
-        shutil.rmtree(store.folder(spec.id))
 
 
 def _files(folder: Path) -> dict[str, bytes]:

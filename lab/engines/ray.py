@@ -95,11 +95,9 @@ class Ray:
             if event["event"] == "files":
                 for name, content in event["files"].items():
                     write_durably(self._store.folder(task.spec.id) / Path(name).name, content)
-            if event["event"] in ("start", "files"):
+            if event["event"] in ("start", "files", "kept"):
                 continue
             if event["event"] != "step":
-                if event["event"] == "end":
-                    self._heard(each)  # it has been kept: the node may forget it
                 del self._tasks[each]
                 task.hand.close()
             yield task.spec, event
