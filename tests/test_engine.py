@@ -158,3 +158,45 @@ def test_a_run_in_the_hand_of_another_process_comes_last(tmp_path):
     assert told[:4] == [(0, "held"), (1, "end"), (2, "end"), (0, "held")]
     assert told[-1] == (0, "end")
     assert [status for status, *_ in scores(tmp_path).values()] == ["done"] * 3
+
+
+class Played:
+    """An engine for one run at a time, whose events are written down: by seed, the last event of each try."""
+
+    def __init__(self, script):
+        self.script, self.order, self.now = script, [], []
+
+    def places(self):
+        return 1 - len(self.now)
+
+    def submit(self, specs):
+        self.now += specs
+        self.order += [spec.seed for spec in specs]
+
+    def events(self):
+        while self.now:
+            spec = self.now.pop()
+            yield spec, dict(self.script[spec.seed].pop(0))
+
+    def close(self, patience):
+        pass
+
+
+DIED = {"event": "died", "reason": "signal 9"}
+END = {"event": "end", "status": "done", "reason": "", "score": 1.0, "seconds": 1.0}
+
+
+def test_what_died_is_tried_again_at_once_three_times_in_all_and_what_is_held_comes_last(tmp_path):
+    engine = Played({0: [DIED, DIED, END], 1: [{"event": "held", "by": "another"}, END], 2: [DIED] * 3, 3: [END]})
+    specs, told, later = [replace(SPEC, seed=seed) for seed in range(4)], [], []
+
+    def more():
+        later.append(len(told))
+        return [specs[3]] if len(later) == 1 else []
+
+    Pool(engine, Store(tmp_path)).carry_out(specs[:3], lambda spec, event: told.append((spec.seed, event)), more)
+    assert engine.order == [0, 0, 0, 1, 2, 2, 2, 3, 1]
+    assert [event["attempt"] for seed, event in told if event["event"] == "died"] == [1, 2, 1, 2, 3]
+    assert scores(tmp_path)[specs[2].id][0] == "failed"
+    assert told[-3][1]["reason"] == "its process ended 3 times: signal 9"
+    assert len(later) == 4, "asked after each run that ended"
