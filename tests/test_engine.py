@@ -182,7 +182,7 @@ class Played:
         pass
 
 
-DIED = {"event": "died", "reason": "signal 9"}
+DIED = {"event": "died", "reason": "exit code 7"}
 END = {"event": "end", "status": "done", "reason": "", "score": 1.0, "seconds": 1.0}
 
 
@@ -198,5 +198,5 @@ def test_what_died_is_tried_again_at_once_three_times_in_all_and_what_is_held_co
     assert engine.order == [0, 0, 0, 1, 2, 2, 2, 3, 1]
     assert [event["attempt"] for seed, event in told if event["event"] == "died"] == [1, 2, 1, 2, 3]
     assert scores(tmp_path)[specs[2].id][0] == "failed"
-    assert told[-3][1]["reason"] == "its process ended 3 times: signal 9"
+    assert told[-3][1]["reason"] == "its process ended 3 times: exit code 7"
     assert len(later) == 4, "asked after each run that ended"
