@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 
 from architectures.backbone import SequenceMap
-from lab import machine, matching, plugins, presets
+from lab import machine, matching, memory, plugins, presets
 from lab.budget import shown
 from lab.errors import UsageError, within
-from lab.model import Model, build, build_task, count_parameters, model_of
+from lab.model import Model, build, build_task, count_parameters
 from lab.recipe import Recipe
 from lab.run import Spec, Store
 from lab.training import plan_steps, sequence_cost
@@ -21,8 +21,6 @@ STEP_TOKENS = 512
 """Tokens of an optimizer step where no batch is asked for. Small, as budgets on a laptop buy few steps."""
 DEFAULT_SIZE = 100e3
 DEEPEST, MOST_SEEDS, LAST_SEED = 1024, 10_000, (1 << 32) - 1
-PROCESS_MEMORY = 1 << 30
-"""Bytes of a worker with torch and Lightning in it and nothing to do, rounded up."""
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -124,7 +122,7 @@ class Planner:
         return Planned(spec, steps, count_parameters(model), cost)
 
     def _check_memory(self, model: Model, task: Task, spec: Spec) -> None:
-        needed, there = least_memory(model, task, spec), machine.memory()
+        needed, there = memory.least(model, task, spec), machine.memory()
         if 2 * needed > there and not self.yes:
             raise UsageError(
                 f"--batch {spec.batch} at dim={spec.dim}, depth={spec.depth}, length={task.length}: needs "
@@ -141,20 +139,6 @@ class Planner:
         asked = plugins.load("architectures", architecture).recipe
         recipe = self.recipe or presets.read(asked or presets.SHARED, f"the recipe of {architecture},")
         return recipe if self.lr is None else replace(recipe, lr=self.lr, peaks=())
-
-
-def least_memory(model: Model, task: Task, spec: Spec) -> int:
-    """Bytes without which no run gets by: weights, gradients and AdamW's two moments, and one activation of each layer."""
-    activations = spec.batch // spec.accumulate * task.length * spec.dim * spec.depth
-    return 4 * (4 * count_parameters(model) + activations)
-
-
-def memory_of(spec: Spec) -> int:
-    """Bytes to ask of a cluster for a run: the process with its libraries, and twice the least that training needs."""
-    task = build_task(spec.names[1], spec.task_settings)
-    with torch.device("meta"):
-        model = model_of(spec, task)
-    return PROCESS_MEMORY + 2 * least_memory(model, task, spec)
 
 
 def plan_all(

@@ -30,6 +30,8 @@ OBJECT_STORE = 128 << 20
 """Bytes of shared memory for what tasks return; the files of a run are small."""
 IN_FLIGHT = 2
 """Tasks handed to Ray for each core that it has, so that no core waits and thousands of runs do not queue there."""
+ROOM = 2 << 30
+"""Bytes that are asked for without looking closer, where they surely do."""
 INHERITED = ("LAB_UNTUNED",)
 
 
@@ -198,6 +200,6 @@ def _told(error: Exception) -> str:
 
 
 def _memory(spec: Spec) -> int:
-    from lab.planning import memory_of
+    from lab.memory import peak
 
-    return memory_of(spec)
+    return peak(spec, ROOM)

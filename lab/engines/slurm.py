@@ -20,6 +20,8 @@ from lab.run import Spec, Store
 
 LARGEST_ARRAY = 1000
 """Slurm's own default of MaxArraySize, less one."""
+ROOM = 2 << 30
+"""Bytes that are asked for without looking closer, where they surely do."""
 MINUTES = 60
 REQUEUED = 1000
 """How often a job that is out of time is queued again."""
@@ -89,7 +91,7 @@ class Slurm:
         """An array of jobs, with one core and the memory that the largest run needs."""
         from submitit import AutoExecutor
 
-        from lab.planning import memory_of
+        from lab.memory import peak
 
         executor = AutoExecutor(
             self._store.root / "slurm",
@@ -105,7 +107,7 @@ class Slurm:
             name="lab",
             timeout_min=int(self._settings.get("minutes", MINUTES)),
             cpus_per_task=1,
-            mem_gb=max(map(memory_of, specs)) / 2**30,
+            mem_gb=max(peak(spec, ROOM) for spec in specs) / 2**30,
             **slurm,
         )
         with executor.batch():
