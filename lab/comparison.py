@@ -1,6 +1,5 @@
 """A comparison: plan it, do what is missing, read back a frame."""
 
-import os
 import time
 from collections.abc import Sequence
 
@@ -8,17 +7,13 @@ from pandas import DataFrame
 
 from lab import plugins
 from lab.analysis.frame import results as load_results
-from lab.engine import Pool
+from lab.engines import starter
+from lab.engines.local import cores
 from lab.errors import UsageError, within
 from lab.planning import Planner, missing, plan_all, tell_plan
 from lab.progress import Display
 from lab.run import Store
 from lab.tuning import Search, choose
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def side_by_side(workers: int | None) -> int:
@@ -39,6 +34,7 @@ def compare(
     *,
     results: str = "results",
     workers: int | None = None,
+    engine: str = "local",
     planner: Planner | None = None,
     plugin_files: Sequence[str] = (),
     started: float | None = None,
@@ -55,14 +51,12 @@ def compare(
         UsageError: something in the request is unknown, ill-typed or refused; nothing was started.
         KeyboardInterrupt: after the workers wrote their checkpoints.
     """
-    workers = side_by_side(workers)
+    side_by_side(workers)
+    start = starter(engine, workers or 0, plugin_files, leak_gate=leak_gate)
     called = time.monotonic()
     store, planner = Store(results), planner or Planner()
 
-    def pool(root: Store) -> Pool:
-        return Pool(workers, str(root.root), plugin_files, leak_gate=leak_gate)
-
-    ready = None if trials else pool(store)  # first of all: it imports while this one plans
+    ready = None if trials else start(store)  # first of all: it imports while this one plans
     try:
         for file in plugin_files:
             plugins.add_file(file)
@@ -73,10 +67,10 @@ def compare(
             searches = {
                 each.spec.id: Search(planner, each.spec.architecture, each.spec.task, each.spec.budget, trials) for each in first
             }
-            chosen = choose(searches, results, pool, started or called)
+            chosen = choose(searches, results, start, started or called)
             tuned = {run_id: searches[run_id].planned(choice) for run_id, choice in chosen.items()}
             planned = plan_all(planner, architectures, tasks, budgets, seeds, tuned)
-            ready = pool(store)
+            ready = start(store)
         open_runs = missing(planned, store)
         tell_plan(planned, len(planned) - len(open_runs))
         if open_runs and ready:

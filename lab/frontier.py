@@ -13,7 +13,7 @@ from lab import machine
 from lab.analysis.frame import results as load_results
 from lab.budget import shown
 from lab.comparison import side_by_side
-from lab.engine import Pool
+from lab.engines import starter
 from lab.overhead import bare
 from lab.planning import Planned, Planner, Shape
 from lab.run import Store
@@ -79,6 +79,7 @@ def carry_out(
     trials: int | None = None,
     results: str = "results",
     workers: int | None = None,
+    engine: str = "local",
     plugin_files: Sequence[str] = (),
     leak_gate: bool = True,
     plan_only: bool = False,
@@ -94,7 +95,8 @@ def carry_out(
         BudgetError: a budget does not pay for a step.
     """
     called = time.monotonic() if started is None else started
-    workers = side_by_side(workers)
+    side = side_by_side(workers)
+    start = starter(engine, workers or 0, plugin_files, leak_gate=leak_gate)
     sweeps = {name: Sweep(setup.planner, setup.architecture, task, grid, depth) for name, setup in setups.items()}
     tuned_at = {grid.budgets[i] for i in (0, len(grid.budgets) // 2, -1)} if trials else ()
     searches = {
@@ -105,20 +107,17 @@ def carry_out(
     }
     store = Store(results)
     store.check_writable()
-    tell_plan(sweeps, searches, workers)
+    tell_plan(sweeps, searches, side)
     if plan_only:
         return Found({}, {})
 
-    def pool(root: Store) -> Pool:
-        return Pool(workers, str(root.root), plugin_files, leak_gate=leak_gate)
-
     choices: dict[str, dict[float, Choice]] = {}
     if searches:
-        for (name, size), choice in choose(searches, results, pool, called).items():
+        for (name, size), choice in choose(searches, results, start, called).items():
             choices.setdefault(name, {})[size] = choice
         sweeps = {name: _tuned(sweep, choices[name]) for name, sweep in sweeps.items()}
     foreseen = sum(len(sweep.expected()) for sweep in sweeps.values())
-    outcomes = settle(list(sweeps.values()), store, lambda: pool(store), foreseen, called)
+    outcomes = settle(list(sweeps.values()), store, start, foreseen, called)
     records = load_results(results)
     return Found({name: sweep.frame(records, outcomes) for name, sweep in sweeps.items()}, choices)
 

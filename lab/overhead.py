@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lab import machine, optimizers
-from lab.engine import Pool
+from lab.engines import starter
 from lab.model import build_task, model_of
 from lab.planning import Planner, Shape
 from lab.recipe import Recipe
@@ -54,7 +54,7 @@ def workers(planner: Planner, architecture: str, task: str, steps: int, count: i
     rates = {}
     for side in (1, count):
         with tempfile.TemporaryDirectory() as folder:
-            pool = Pool(side, folder, [])
+            pool = starter("local", side)(Store(folder))
             try:
                 warm = [replace(spec, seed=1000 + i) for i in range(side)]
                 pool.carry_out(warm, lambda *_: None)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from architectures.backbone import SequenceMap
-from lab import machine, matching, plugins, presets
+from lab import machine, matching, memory, plugins, presets
 from lab.budget import shown
 from lab.errors import UsageError, within
 from lab.model import Model, build, build_task, count_parameters
@@ -122,9 +122,7 @@ class Planner:
         return Planned(spec, steps, count_parameters(model), cost)
 
     def _check_memory(self, model: Model, task: Task, spec: Spec) -> None:
-        """By the least there can be: weights, gradients and AdamW's two moments, and one activation of each layer."""
-        activations = spec.batch * task.length * spec.dim * spec.depth
-        needed, there = 4 * (4 * count_parameters(model) + activations), machine.memory()
+        needed, there = memory.least(model, task, spec), machine.memory()
         if 2 * needed > there and not self.yes:
             raise UsageError(
                 f"--batch {spec.batch} at dim={spec.dim}, depth={spec.depth}, length={task.length}: needs "

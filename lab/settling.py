@@ -1,9 +1,9 @@
 """Runs that depend on what came of others: whoever asks is asked again after each run, until nobody wants more."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from lab.engine import Pool
+from lab.engines import Start
 from lab.planning import Planned
 from lab.progress import Display
 from lab.run import FINAL, Spec, Store
@@ -21,7 +21,7 @@ class Asker(Protocol):
         ...
 
 
-def settle(askers: Sequence[Asker], store: Store, start_pool: Callable[[], Pool], expected: int, started: float) -> Outcomes:
+def settle(askers: Sequence[Asker], store: Store, start_pool: Start, expected: int, started: float) -> Outcomes:
     """Do what is missing until nobody wants more; all outcomes that were asked for.
 
     start_pool: called only if there is anything to do. expected: number of runs, for the time left.
@@ -51,7 +51,7 @@ def settle(askers: Sequence[Asker], store: Store, start_pool: Callable[[], Pool]
     first = more()
     if not first:
         return outcomes
-    pool = start_pool()
+    pool = start_pool(store)
     try:
         with Display(first, started) as display:
             display.expect(max(expected - len(outcomes), len(first)))

@@ -10,13 +10,13 @@ import itertools
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lab import plugins
 from lab.budget import shown
-from lab.engine import Pool
+from lab.engines import Start
 from lab.errors import UsageError
 from lab.planning import Planned, Planner
 from lab.run import Store
@@ -153,11 +153,11 @@ def _forms(architecture: str) -> Iterator[str]:
         yield plugins.canonical("architectures", name, given | dict(zip(asked, values, strict=True)))
 
 
-def choose(searches: Mapping[Any, Search], results: str, pool: Callable[[Store], Pool], started: float) -> dict[Any, Choice]:
+def choose(searches: Mapping[Any, Search], results: str, start_pool: Start, started: float) -> dict[Any, Choice]:
     """Carry the searches out, as far as they are not done, and say what was chosen; a choice a search, by the same keys."""
     store = Store(f"{results}/{TUNING}")
     expected = sum(len(search.wanted({})) for search in searches.values())
-    tried = settle(list(searches.values()), store, lambda: pool(store), expected, started)
+    tried = settle(list(searches.values()), store, start_pool, expected, started)
     choices = {key: search.choice(tried) for key, search in searches.items()}
     for key, choice in choices.items():
         print(f"  tuned on {searches[key].task} for {shown(searches[key].budget)} FLOPs: {choice}", file=sys.stderr)

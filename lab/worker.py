@@ -1,4 +1,4 @@
-"""A worker of the local engine: specs come in on standard input, a JSON line each; events go out on standard output.
+"""A worker of any engine: specs come in on standard input, a JSON line each; events go out on standard output.
 
 What plug-ins print goes to the run's own log.txt. A run that another process has in hand is given back. When standard input
 ends, the driver is gone: the run in hand writes its checkpoint and the worker leaves, as on SIGTERM.
@@ -14,7 +14,7 @@ from typing import Any
 
 from lab import plugins
 from lab.claim import LostClaim
-from lab.engine import NO_LEAK_GATE
+from lab.engines.child import NO_LEAK_GATE, Event, ended
 from lab.run import Spec, Store
 from lab.stopping import INTERRUPTED, Stopping
 
@@ -61,9 +61,7 @@ def main(results: str, plugin_files: list[str], leak_gate: bool) -> None:
         tell(**last)
 
 
-def carry_out(
-    spec: Spec, store: Store, training: Any, tell: Any, stopping: threading.Event, leak_gate: bool
-) -> dict[str, Any] | None:
+def carry_out(spec: Spec, store: Store, training: Any, tell: Any, stopping: threading.Event, leak_gate: bool) -> Event | None:
     """Do one run unless it is done; what became of it, as the last event of a run, or None if it was interrupted."""
     with store.claim(spec.id) as mine:
         if mine is None:
@@ -84,10 +82,7 @@ def carry_out(
                 traceback.print_exc()
                 training.fail(spec, store, error)
         record = store.find(spec.id)
-    if record is None:
-        return None
-    score = record["scores"].get("test", {}).get(record["metric"])
-    return {"event": "end", "status": record["status"], "reason": record["reason"], "score": score, "seconds": record["seconds"]}
+    return None if record is None else ended(record)
 
 
 def _log(store: Store, spec: Spec) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from lab import overhead
-from lab.engine import Pool
+from lab.engines import Pool, starter
 from lab.planning import Planner, Shape
 from lab.run import Store
 
@@ -27,17 +27,21 @@ def scores(root):
     return {record["id"]: (record["status"], record["scores"], record["flops"], record["steps"]) for record in records}
 
 
+def started(root, workers) -> Pool:
+    return starter("local", workers)(Store(root))
+
+
 def test_a_killed_worker_costs_nothing_but_time(tmp_path):
     """One of two workers is killed in the middle of a run; every result equals that of an undisturbed pool."""
     specs = [replace(SPEC, seed=seed, budget=10 * SPEC.budget) for seed in range(3)]
     for name, kill in (("calm", False), ("disturbed", True)):
-        pool, deaths = Pool(2, str(tmp_path / name), []), []
+        pool, deaths = started(tmp_path / name, 2), []
 
         def listener(spec, event, kill=kill, deaths=deaths, pool=pool):
             if event["event"] == "step" and kill and not deaths and event["step"] > 100:
                 deaths.append("")
-                for process in pool._processes:
-                    os.kill(process.pid, signal.SIGKILL)
+                for child in list(pool.engine._busy):
+                    os.kill(child.process.pid, signal.SIGKILL)
             if event["event"] == "died":
                 deaths.append(event["reason"])
 
@@ -135,7 +139,7 @@ def test_a_killed_comparison_goes_on_with_the_same_numbers(tmp_path):
 def test_a_run_in_the_hand_of_another_process_comes_last(tmp_path):
     """The others are done first; then it is waited for, and taken over once that process lets go."""
     specs = [replace(SPEC, seed=seed) for seed in range(3)]
-    pool, told = Pool(1, str(tmp_path), []), []
+    pool, told = started(tmp_path, 1), []
     hand = ExitStack()
     assert hand.enter_context(Store(tmp_path).claim(specs[0].id)) is not None
 
@@ -154,3 +158,45 @@ def test_a_run_in_the_hand_of_another_process_comes_last(tmp_path):
     assert told[:4] == [(0, "held"), (1, "end"), (2, "end"), (0, "held")]
     assert told[-1] == (0, "end")
     assert [status for status, *_ in scores(tmp_path).values()] == ["done"] * 3
+
+
+class Played:
+    """An engine for one run at a time, whose events are written down: by seed, the last event of each try."""
+
+    def __init__(self, script):
+        self.script, self.order, self.now = script, [], []
+
+    def places(self):
+        return 1 - len(self.now)
+
+    def submit(self, specs):
+        self.now += specs
+        self.order += [spec.seed for spec in specs]
+
+    def events(self):
+        while self.now:
+            spec = self.now.pop()
+            yield spec, dict(self.script[spec.seed].pop(0))
+
+    def close(self, patience):
+        pass
+
+
+DIED = {"event": "died", "reason": "exit code 7"}
+END = {"event": "end", "status": "done", "reason": "", "score": 1.0, "seconds": 1.0}
+
+
+def test_what_died_is_tried_again_at_once_three_times_in_all_and_what_is_held_comes_last(tmp_path):
+    engine = Played({0: [DIED, DIED, END], 1: [{"event": "held", "by": "another"}, END], 2: [DIED] * 3, 3: [END]})
+    specs, told, later = [replace(SPEC, seed=seed) for seed in range(4)], [], []
+
+    def more():
+        later.append(len(told))
+        return [specs[3]] if len(later) == 1 else []
+
+    Pool(engine, Store(tmp_path)).carry_out(specs[:3], lambda spec, event: told.append((spec.seed, event)), more)
+    assert engine.order == [0, 0, 0, 1, 2, 2, 2, 3, 1]
+    assert [event["attempt"] for seed, event in told if event["event"] == "died"] == [1, 2, 1, 2, 3]
+    assert scores(tmp_path)[specs[2].id][0] == "failed"
+    assert told[-3][1]["reason"] == "its process ended 3 times: exit code 7"
+    assert len(later) == 4, "asked after each run that ended"

@@ -124,14 +124,14 @@ def test_a_spike_of_the_loss_is_kept_and_changes_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.timeout(900)
 def test_a_worker_that_is_always_killed_is_a_failed_run_with_its_signal(tmp_path):
-    from lab.engine import Pool
+    from lab.engines import starter
 
     file = tmp_path / "heavy.py"
     action = "        if x.device.type != 'meta': __import__('os').kill(__import__('os').getpid(), 9)\n        return self.map(x)"
     file.write_text(PLUGIN.replace("        return self.map(x)", action))
     plugins.add_file(str(file))
     spec, ends = spec_of("heavy"), []
-    pool = Pool(1, str(tmp_path / "r"), [str(file)])
+    pool = starter("local", 1, [str(file)])(Store(tmp_path / "r"))
     try:
         pool.carry_out([spec], lambda _, event: ends.append(event))
     finally:

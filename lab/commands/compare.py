@@ -14,6 +14,7 @@ def compare(
     budget: Names | None = None,
     seeds: int = 3,
     workers: int | None = None,
+    engine: str = "local",
     study: str = "default",
     tune: int | None = None,
     setup: Setup = USUAL,
@@ -35,6 +36,8 @@ def compare(
         Runs of each combination, with seeds 0, 1, 2, ...
     workers
         Runs side by side, one thread each; as many as there are cores where none is given.
+    engine
+        Where runs are carried out: local; ray, or ray:HOST:PORT to join a cluster; slurm, as in slurm:partition=cpu,minutes=240.
     study
         Where what is not given comes from: a study of the lab by name (default, mad), or a TOML file of your own.
     tune
@@ -61,6 +64,7 @@ def compare(
         seeds,
         results=setup.results,
         workers=workers,
+        engine=engine,
         planner=setup.planner(),
         plugin_files=setup.plugin or [],
         started=STARTED,

@@ -21,6 +21,7 @@ def frontier(
     depth: int | None = None,
     tune: int | None = None,
     workers: int | None = None,
+    engine: str = "local",
     training: Training = USUAL,
     leak_gate: Annotated[bool, Parameter(negative="--no-leak-gate")] = True,
     plan: Flag = False,
@@ -50,6 +51,8 @@ def frontier(
         Try so many learning rates for each architecture, at the smallest, the middle and the largest optimum foreseen.
     workers
         Runs side by side, one thread each; as many as there are cores where none is given.
+    engine
+        Where runs are carried out: local; ray, or ray:HOST:PORT to join a cluster; slurm, as in slurm:partition=cpu,minutes=240.
     leak_gate
         Refuse a backbone that sees the future of a causal task; --no-leak-gate trains it, and records and reports say so.
     plan
@@ -69,7 +72,7 @@ def frontier(
     setups = {name: frontiers.Setup(name, planner) for name in names}
     found = frontiers.carry_out(
         setups, task, Grid(parse_budgets(budgets), sizes, seeds), depth=depth, trials=tune, results=training.results,
-        workers=workers, plugin_files=training.plugin or [], leak_gate=leak_gate, plan_only=plan, started=STARTED,
+        workers=workers, engine=engine, plugin_files=training.plugin or [], leak_gate=leak_gate, plan_only=plan, started=STARTED,
     )  # fmt: skip
     if plan:
         return 0

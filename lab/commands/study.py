@@ -12,8 +12,8 @@ USUAL = Training()
 
 
 def study(
-    name: str, /, *, workers: int | None = None, training: Training = USUAL, plan: Flag = False, out: str | None = None,
-    json: Flag = False,
+    name: str, /, *, workers: int | None = None, engine: str = "local", training: Training = USUAL, plan: Flag = False,
+    out: str | None = None, json: Flag = False,
 ) -> int:  # fmt: skip
     """Carry out a declared study: a comparison, or a ladder from one set-up to another. Only runs that are missing are done.
 
@@ -23,6 +23,8 @@ def study(
         A study of the lab by name, or a TOML file of your own.
     workers
         Runs side by side, one thread each; as many as there are cores where none is given.
+    engine
+        Where runs are carried out: local; ray, or ray:HOST:PORT to join a cluster; slurm, as in slurm:partition=cpu,minutes=240.
     plan
         Only tell how many runs, FLOPs and hours a ladder will take.
     out
@@ -35,13 +37,13 @@ def study(
     declared = read_any(name)
     folder = Path(out or f"{training.results}/{Path(name).stem}")
     if isinstance(declared, Ladder):
-        return _ladder(declared, training, workers, plan, folder, json)
+        return _ladder(declared, training, workers, engine, plan, folder, json)
     from lab.budget import parse_amount
     from lab.comparison import compare
 
     budgets = [parse_amount(amount, "--budget") for amount in declared.budgets]
     frame = compare(
-        declared.architectures, declared.tasks, budgets, results=training.results, workers=workers,
+        declared.architectures, declared.tasks, budgets, results=training.results, workers=workers, engine=engine,
         planner=training.planner(), plugin_files=training.plugin or [], started=STARTED,
     )  # fmt: skip
     if json:
@@ -52,7 +54,9 @@ def study(
     return 1 if "failed" in set(frame["status"]) else 0
 
 
-def _ladder(declared: "Ladder", training: Training, workers: int | None, plan: bool, folder: Path, json: bool) -> int:
+def _ladder(
+    declared: "Ladder", training: Training, workers: int | None, engine: str, plan: bool, folder: Path, json: bool
+) -> int:
     from dataclasses import replace
 
     from pandas import concat
@@ -76,8 +80,8 @@ def _ladder(declared: "Ladder", training: Training, workers: int | None, plan: b
     }
     grid = Grid(parse_budgets(declared.budgets), declared.sizes, declared.seeds)
     found = carry_out(
-        setups, declared.task, grid, trials=declared.tune or None,
-        results=training.results, workers=workers, plugin_files=training.plugin or [], plan_only=plan, started=STARTED,
+        setups, declared.task, grid, trials=declared.tune or None, results=training.results, workers=workers, engine=engine,
+        plugin_files=training.plugin or [], plan_only=plan, started=STARTED,
     )  # fmt: skip
     if plan:
         return 0
