@@ -136,7 +136,8 @@ class SequenceMap(nn.Module, ABC):
 
     def zeros(self, *shape: int) -> Tensor:
         """Zeros where this map's parameters live, for `init_state`."""
-        return next(self.parameters()).new_zeros(shape)
+        like = next(self.parameters())
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)  # a parameter that is shared out would make such zeros
 
 
 class Backbone(SequenceMap):

@@ -7,7 +7,9 @@ Eight experts with two active and the softmax over those: Mixtral, Jiang et al.,
 loss, least where all experts get as much, and the router in float32: Switch, Fedus et al., arXiv:2101.03961, sections 2.2 and
 2.4; two experts of each position: GShard, Lepikhin et al., arXiv:2006.16668, section 2.2. Departures: no expert has a capacity,
 because dropping positions would make them depend on each other; f counts both choices, where Switch has one to count; the
-router starts as torch's linear maps. Positions are sorted by expert, and each expert is called once.
+router starts as torch's linear maps. Where several processes share a batch, f is of all that they read at once; P, in which the
+loss is linear, is averaged with the gradients: together the loss of one process. Positions are sorted by expert, and each expert
+is called once.
 
 The choice is a jump: where two logits are equal to rounding, two ways to compute the same may choose differently.
 """
@@ -18,6 +20,7 @@ from typing import cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from architectures.backbone import Flops, SequenceMap, State
 from architectures.ops.precision import full_precision
@@ -44,15 +47,18 @@ class Experts(SequenceMap):
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
         positions = x.flatten(0, 1)
         probabilities, weights, chosen = self.route(positions)
-        choices = chosen.flatten()
+        choices, balanced = chosen.flatten(), self.training and torch.is_grad_enabled()
         order = choices.argsort()
         if x.is_meta:  # any split will do
             counts = [len(choices), *[0] * (len(self.experts) - 1)]
             shares = torch.zeros_like(probabilities[0])
         else:
             counted = choices.bincount(minlength=len(self.experts))
-            counts, shares = counted.tolist(), counted.to(probabilities.dtype) / len(choices)
-        if self.training and torch.is_grad_enabled():
+            counts = counted.tolist()
+            if balanced and dist.is_initialized():
+                dist.all_reduce(counted)
+            shares = counted.to(probabilities.dtype) / counted.sum()
+        if balanced:
             self.auxiliary = BALANCE * len(self.experts) * (shares * probabilities.mean(0)).sum()
         parts = positions.index_select(0, order.div(self.active, rounding_mode="floor"))[None].split(counts, 1)
         found = torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)], 1)[0]

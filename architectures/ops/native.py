@@ -16,8 +16,10 @@ from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch import distributed as dist
 from torch.autograd import Function
 
 Kernel = Callable[..., None]
@@ -49,7 +51,8 @@ def recorded(ctx: Any) -> bool:
 
 def run(kernel: Kernel, items: int, *arguments: Tensor | float) -> None:
     """Do all items of work, on as many threads as torch uses. Arguments: contiguous tensors without gradients, and numbers."""
-    arrays = [x.numpy() if isinstance(x, Tensor) else x for x in arguments]
+    view = _view if dist.is_initialized() else Tensor.numpy
+    arrays = [view(x) if isinstance(x, Tensor) else x for x in arguments]
     if items < 2 or (threads := min(torch.get_num_threads(), items)) == 1:
         kernel(0, items, *arrays)
         return
@@ -58,6 +61,11 @@ def run(kernel: Kernel, items: int, *arguments: Tensor | float) -> None:
     kernel(*own, *arrays)
     for other in others:
         other.result()
+
+
+def _view(x: Tensor) -> np.ndarray:
+    """As `x.numpy()`, after which a storage keeps its size for ever; that of a weight that processes share does not."""
+    return np.from_dlpack(x.detach())
 
 
 class _Unrecorded:
