@@ -9,6 +9,8 @@ piece costs what it adds to the cost of all before it.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +60,45 @@ def piece(task: Task, split: Split, index: int, size: int, seed: int) -> Batch:
 def cut(state: State, device: torch.device | None = None) -> State:
     """The same numbers, without how they came about and without what they were a view of; on a device, if one is named."""
     return tree_map(lambda leaf: leaf.detach().to(device, copy=True) if isinstance(leaf, Tensor) else leaf, state)
+
+
+def row_axes(backbone: Backbone, length: int) -> list[int | None]:
+    """Which axis of each tensor of a state counts the rows of a batch; None where none does.
+
+    backbone: on the meta device, so that no memory is touched.
+    """
+
+    def shapes(rows: int) -> list[tuple[int, ...]]:
+        x = torch.zeros(rows, length, backbone.dim, device="meta")
+        return _shapes(backbone.stream(x, backbone.init_state(rows))[1])
+
+    with torch.no_grad():
+        both = list(zip(shapes(2), shapes(3), strict=True))
+    return [next((axis for axis, sizes in enumerate(zip(a, b, strict=True)) if sizes == (2, 3)), None) for a, b in both]
+
+
+def joined(states: Sequence[State], axes: Sequence[int | None]) -> State:
+    """The state of all rows, from those of equal pieces of a batch."""
+    axis = iter(axes)
+
+    def join(*pieces: Any) -> Any:
+        if not isinstance(pieces[0], Tensor) or (along := next(axis)) is None:
+            return pieces[0]
+        return torch.cat(pieces, along)
+
+    return tree_map(join, *states)
+
+
+def piece_of(state: State, axes: Sequence[int | None], number: int, count: int) -> State:
+    """The `number`-th of `count` equal pieces of a state's rows."""
+    axis = iter(axes)
+
+    def cut_out(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or (along := next(axis)) is None:
+            return leaf
+        return leaf.chunk(count, along)[number]
+
+    return tree_map(cut_out, state)
 
 
 def settled(backbone: Backbone, length: int, pieces: int) -> int:

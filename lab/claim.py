@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import tempfile
 import threading
 import time
@@ -170,7 +171,7 @@ def _sweep(folder: Path) -> None:
     for left in folder.glob(".*"):
         with suppress(FileNotFoundError):
             if not left.name.startswith(".holder.") or time.time() - left.stat().st_mtime > STALE:
-                left.unlink()
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _exists(pid: int) -> bool:

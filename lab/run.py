@@ -259,12 +259,17 @@ def write_durably(path: Path, content: bytes, *, once: bool = False) -> None:
             os.unlink(temporary)
         else:
             os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        sync_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Have on the disk what was put into a folder or renamed in it."""
+    opened = os.open(folder, os.O_RDONLY)
+    os.fsync(opened)
+    os.close(opened)
 
 
 def _plain(value: Any) -> Any:

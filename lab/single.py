@@ -2,7 +2,6 @@
 
 import functools
 import json
-import shutil
 import sys
 import time
 import traceback
@@ -13,10 +12,12 @@ from typing import Any
 import torch
 
 from lab.budget import parse_amount, shown
-from lab.checkpoint import parts
+from lab.checkpoint import parts, remove
+from lab.distributed import Ranks
 from lab.errors import UsageError, within
+from lab.execution import PLAIN, Execution
 from lab.planning import Planner, tell_plan
-from lab.run import Store
+from lab.run import Spec, Store
 from lab.stopping import Stopping
 from lab.training import fail, train
 
@@ -37,39 +38,44 @@ def run(
     as_json: bool,
     started: float,
     interrupted: str,
+    execution: Execution = PLAIN,
 ) -> int:
     """Plan a run, do it or find it done, and print its scores; the exit code. interrupted: what is said by one that cannot finish
     its step in time.
 
     Raises:
-        UsageError: the request is wrong, or another process is doing this very run.
+        UsageError: the request is wrong, another process is doing this very run, or one of several that did it is gone.
         KeyboardInterrupt: after Ctrl-C or SIGTERM; the step is finished and the checkpoint written.
     """
     within("--threads", threads, 1, 1024)
     planned = planner.plan(architecture, task, parse_amount(budget, "--budget"), seed)
-    store = Store(results)
+    execution.check(planned.spec)
+    ranks, store = Ranks(execution), Store(results)
+    torch.set_num_threads(threads)
+    if not ranks.first:
+        return _follow(planned.spec, store, ranks, resume=resume, leak_gate=leak_gate)
     store.check_writable()
     say = functools.partial(print, file=sys.stderr, flush=True)
     tell_plan([planned], int(store.final(planned.spec.id)))
     run_id, folder = planned.spec.id, store.folder(planned.spec.id)
     stopping = Stopping(interrupted)
     stopping.on_signals()
-    torch.set_num_threads(threads)
     with store.claim(run_id) as mine:
         if mine is None:
             raise UsageError(
                 f"run {run_id} is in hand of {store.held(run_id) or 'another process'}; wait for it, or use another --results"
             )
         if not resume:
-            for file in (folder / "run.json", folder / "curve.jsonl", *parts(folder / "checkpoint")):
-                file.unlink(missing_ok=True)
-            shutil.rmtree(folder / "probes", ignore_errors=True)
+            for each in (folder / "run.json", folder / "curve.jsonl", folder / "probes", *parts(folder / "checkpoint")):
+                remove(each)
         if not store.final(run_id):
             ticker = Ticker(say, started)
             try:
-                status = train(
-                    planned.spec, store, progress=ticker, stop=lambda: mine.kept() and stopping.is_set(), leak_gate=leak_gate
-                ).status
+                with ranks.together():
+                    status = train(
+                        planned.spec, store, progress=ticker, stop=lambda: mine.kept() and stopping.is_set(),
+                        leak_gate=leak_gate, ranks=ranks,
+                    ).status  # fmt: skip
             except UsageError:
                 raise
             except Exception as error:
@@ -83,6 +89,16 @@ def run(
     record = store.find(run_id) or {}
     print(json.dumps(record, indent=1) if as_json else summary(record, folder))
     return EXIT[record["status"]]
+
+
+def _follow(spec: Spec, store: Store, ranks: Ranks, *, resume: bool, leak_gate: bool) -> int:
+    """What another rank than the first does: its share of the run, without a word."""
+    stopping = Stopping()
+    stopping.on_signals()
+    if not (resume and store.final(spec.id)):
+        with ranks.together():
+            train(spec, store, stop=stopping.is_set, leak_gate=leak_gate, ranks=ranks)
+    return 0
 
 
 def summary(record: dict[str, Any], folder: Path) -> str:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from lab.checkpoint import DurableIO
+from lab.checkpoint import DurableIO, there
 from lab.errors import UsageError
 from lab.model import Model, build_task, model_of
 from lab.run import Spec, Store
@@ -25,7 +25,7 @@ def load(run: str, store: Store) -> tuple[Spec, Task, Model]:
         raise UsageError(f"run {run[:80]!r}: no such run in {store.root}; name the id or the folder of one") from None
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(f"run {run[:80]!r}: its spec.json cannot be read: {error}") from None
-    if not (folder / "checkpoint").exists():
+    if not there(folder / "checkpoint"):
         raise UsageError(f"run {run[:80]!r}: it has no checkpoint ({folder / 'checkpoint'}); lab run makes one")
     task = build_task(spec.names[1], spec.task_settings)
     model = model_of(spec, task)

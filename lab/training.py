@@ -1,9 +1,10 @@
 """The one training loop: a LightningModule and a Trainer set-up that serve every architecture and every task.
 
 Batch i is `task.batch("train", i, ...)` at optimizer step i, or with a carried state the i-th pieces of one long text
-(lab/carried.py), so what is trained on is a function of the step alone. A step may read it in equal parts. Nothing is
-logged through Lightning in the loop; losses go to curve.jsonl from one callback. A checkpoint holds the weights, the optimizer,
-the random states, the seconds spent and the loss since the last row of the curve, so that a resumed run is the run.
+(lab/carried.py), so what is trained on is a function of the step alone. A step may read it in equal parts, and several devices
+share each (lab/distributed.py). Nothing is logged through Lightning in the loop; losses go to curve.jsonl from one callback. A
+checkpoint holds the weights, the optimizer, the random states, the seconds spent and the loss since the last row of the curve,
+so that a resumed run is the run.
 """
 
 import itertools
@@ -11,9 +12,10 @@ import json
 import logging
 import math
 import os
+import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,11 @@ import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
-from architectures.backbone import Flops, SequenceMap
+from architectures.backbone import Backbone, Flops, SequenceMap
 from lab import carried, machine, optimizers, plugins
 from lab.budget import TRAIN_OVER_FORWARD, step_flops, steps_for
-from lab.checkpoint import DurableIO, random_states, restore_random_states, seed_generators
+from lab.checkpoint import DurableIO, random_states, restore_random_states, seed_generators, there
+from lab.distributed import ALONE, Ranks, prepare, whole
 from lab.errors import UsageError, place
 from lab.evaluation import evaluate_all
 from lab.gate import Leak, gate
@@ -70,7 +73,7 @@ class Batches:
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that are read together: the `number`-th part of an optimizer step's batch, with its share of the answers."""
+    """Rows that are read together: of the `number`-th part of an optimizer step's batch, with their share of its answers."""
 
     batch: Batch
     number: int
@@ -78,17 +81,17 @@ class Part:
 
 
 class Parts:
-    """Every batch in `count` equal parts."""
+    """Every batch in `count` equal parts; of each what this rank reads of it."""
 
-    def __init__(self, batches: Batches, count: int) -> None:
-        self.batches, self.count = batches, count
+    def __init__(self, batches: Batches, count: int, ranks: Ranks = ALONE) -> None:
+        self.batches, self.count, self.ranks = batches, count, ranks
 
     def __iter__(self) -> Iterator[Part]:
+        pieces = self.count * self.ranks.world
         for batch in self.batches:
-            parts = batch.parts(self.count)
             asked = batch.asked
-            for number, part in enumerate(parts):
-                yield Part(part, number, part.asked / asked if asked else 1 / self.count)
+            for number, part in enumerate(batch.parts(pieces)[self.ranks.rank :: self.ranks.world]):
+                yield Part(part, number, part.asked / asked if asked else 1 / pieces)
 
 
 def sequence_maps(model: Model) -> list[SequenceMap]:
@@ -105,32 +108,47 @@ class Learner(L.LightningModule):
     """Minimise the task's loss with the recipe's optimizer; the learning rate is a function of the step.
 
     parts: that a batch is read in. Their losses weigh as much as they have answers, so that the gradient is the batch's.
-    carry_state: each row begins with the state it ended with a step before; the checkpoint keeps it.
+    row_axes: of a state's tensors, where each row begins with the state it ended with a step before; the checkpoint keeps that.
+    ranks: that share the parts.
     """
 
     def __init__(
-        self, model: Model, task: Task, recipe: Recipe, steps: int, *, parts: int = 1, carry_state: bool = False
+        self,
+        model: Model,
+        task: Task,
+        recipe: Recipe,
+        steps: int,
+        *,
+        parts: int = 1,
+        row_axes: Sequence[int | None] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
-        self.model, self.task, self.recipe, self.steps = model, task, recipe, steps
+        self.model, self.task, self.recipe, self.steps, self.ranks = model, task, recipe, steps, ranks
         self.maps = sequence_maps(model)
-        self.carry_state, self.states = carry_state, [()] * parts
+        self.row_axes, self.states = row_axes, [()] * parts
         self.loss, self.summed = math.nan, 0.0
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:  # only the sharded strategy brings one
+            from lab import sharded
+
+            sharded.shard(self.model, self.device_mesh)
 
     def training_step(self, part: Part, index: int) -> STEP_OUTPUT:
         predictions, parts = self._predictions(part), len(self.states)
         loss = self.task.loss(predictions, part.batch.targets) if part.share else 0 * predictions.sum()
-        value = loss.item()
+        value = self.ranks.sum(part.share * loss.item())
         if not math.isfinite(value):
             raise Diverged(f"loss was {value}", self.loss)
-        self.summed = (self.summed if part.number else 0.0) + part.share * value
+        self.summed = (self.summed if part.number else 0.0) + value
         if part.number + 1 == parts:
             self.loss = self.summed
-        return with_auxiliary(loss * (part.share * parts), self.maps)  # the loop divides by the number of parts
+        return with_auxiliary(loss * (part.share * parts * self.ranks.world), self.maps)  # parts and ranks are averaged over
 
     def _predictions(self, part: Part) -> Tensor:
         batch = part.batch
-        if not self.carry_state:
+        if self.row_axes is None:
             return self.model(batch.inputs, batch.positions, batch.lengths)
         state = self.model.backbone.init_state(len(batch.inputs)) if batch.begins else self.states[part.number]
         predictions, state = self.model.stream(batch.inputs, state)
@@ -138,10 +156,12 @@ class Learner(L.LightningModule):
         return predictions
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["states"] = self.states
+        everywhere, axes = self.ranks.gathered(carried.cut(self.states, torch.device("cpu"))), self.row_axes or ()
+        checkpoint["states"] = [carried.joined(of_part, axes) for of_part in zip(*everywhere, strict=True)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.states = checkpoint.get("states", self.states)
+        found, axes = checkpoint.get("states", self.states), self.row_axes or ()
+        self.states = [carried.piece_of(state, axes, self.ranks.rank, self.ranks.world) for state in found]
 
     def on_train_start(self) -> None:
         self.states = carried.cut(self.states, self.device)
@@ -155,7 +175,7 @@ class Learner(L.LightningModule):
         rate = self.recipe.rate(self.trainer.global_step, self.steps)
         for group, peak in zip(optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * rate
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip or math.inf)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip or math.inf))
         if not norm.isfinite():
             raise Diverged(f"the gradient's norm was {norm:g}", self.loss)
 
@@ -166,7 +186,7 @@ class Learner(L.LightningModule):
 
 
 class Recorder(L.Callback):
-    """Writes the curve and the checkpoints, reports progress, stops when asked."""
+    """Writes the curve and the checkpoints, reports progress, stops when asked. Of several ranks the first writes."""
 
     def __init__(
         self,
@@ -177,11 +197,13 @@ class Recorder(L.Callback):
         interim: Interim,
         progress: Progress,
         stop: Callable[[], bool],
+        ranks: Ranks = ALONE,
     ) -> None:
         self.folder, self.batches, self.per_step, self.progress, self.stop = folder, batches, per_step, progress, stop
-        self.every, self.interim = every, interim
+        self.every, self.interim, self.ranks = every, interim, ranks
         self.next, self.seconds, self.summed, self.counted = 0, 0.0, 0.0, 0
         self.random: dict[str, Any] | None = None
+        self.on_sigterm = signal.getsignal(signal.SIGTERM)
 
     def state_dict(self) -> dict[str, Any]:
         state = {"seconds": self.seconds, "summed": self.summed, "counted": self.counted}
@@ -194,11 +216,18 @@ class Recorder(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         path = self.folder / "curve.jsonl"
-        rows = path.read_text("utf-8").splitlines() if path.exists() and self.next else []
-        write_durably(path, "".join(f"{row}\n" for row in rows if _step_of(row) <= self.next).encode())
+        if self.ranks.first:
+            rows = path.read_text("utf-8").splitlines() if path.exists() and self.next else []
+            write_durably(path, "".join(f"{row}\n" for row in rows if _step_of(row) <= self.next).encode())
         if self.random is not None:
             restore_random_states(self.random)
+        if self.ranks.world > 1:  # Lightning put one before it that waits for the other ranks wherever they are
+            signal.signal(signal.SIGTERM, self.on_sigterm)
         self.clock = self.saved = time.monotonic()
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.ranks.world > 1:  # each drops something else, at a step always the same
+            seed_generators(self.ranks.seed(self.batches.seed, self.next, batch.number))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
@@ -213,10 +242,11 @@ class Recorder(L.Callback):
         self.summed, self.counted = self.summed + pl_module.loss, self.counted + 1
         if self.next % self.every == 0 or self.next == trainer.max_steps:
             self._row(trainer.max_steps, pl_module.model)
-        if now - self.saved > CHECKPOINT_SECONDS or self.stop():
+        asked = self.ranks.largest(2 if self.stop() else 1 if now - self.saved > CHECKPOINT_SECONDS else 0)
+        if asked:
             save(trainer, self.folder)
             self.clock = self.saved = time.monotonic()
-            if self.stop():
+            if asked == 2:
                 raise Interrupted
 
     def _row(self, steps: int, model: Model) -> None:
@@ -226,19 +256,22 @@ class Recorder(L.Callback):
         if self.next in self.interim.steps:
             row["score"] = self.interim.score(model)
             self.clock = time.monotonic()
-        with open(self.folder / "curve.jsonl", "a", encoding="utf-8") as curve:
-            curve.write(json.dumps(row) + "\n")
         self.summed, self.counted = 0.0, 0
-        self.progress(self.next, steps, loss)
+        if self.ranks.first:
+            with open(self.folder / "curve.jsonl", "a", encoding="utf-8") as curve:
+                curve.write(json.dumps(row) + "\n")
+            self.progress(self.next, steps, loss)
 
 
 def save(trainer: L.Trainer, folder: Path) -> None:
     """Write the checkpoint, after the rows that it counts on; a disk that is full keeps the one before, and training goes on."""
     try:
-        with open(folder / "curve.jsonl", "a") as curve:
-            os.fsync(curve.fileno())
+        if trainer.is_global_zero:
+            with open(folder / "curve.jsonl", "a") as curve:
+                os.fsync(curve.fileno())
         trainer.save_checkpoint(folder / "checkpoint")
     except OSError as error:
+        trainer.strategy.barrier()  # others wait there for what failed here
         warnings.warn(f"no checkpoint in {folder} ({error.strerror}); training goes on and tries again", stacklevel=2)
 
 
@@ -274,10 +307,8 @@ def sequence_cost(model: Model, task: Task, spec: Spec) -> Flops:
         carried.stretch(task, "test", carried.LANES)
     except (NotImplementedError, ValueError) as error:
         raise UsageError(f"--carry-state with --task {spec.task}: {error}") from error
-    with torch.device("meta"):
-        backbone = model_of(spec, task).backbone
     try:
-        past = carried.settled(backbone, task.length, pieces) * task.length
+        past = carried.settled(_on_meta(spec, task), task.length, pieces) * task.length
     except ValueError as error:
         raise UsageError(f"--carry-state with --architecture {spec.architecture}: {error}") from error
     return carried.piece_flops(model, task.length, past)
@@ -290,8 +321,11 @@ def train(
     progress: Progress = lambda *_: None,
     stop: Callable[[], bool] = bool,
     leak_gate: bool = True,
+    ranks: Ranks = ALONE,
 ) -> Run:
     """Carry out a run, from its checkpoint if it has one, and publish it.
+
+    ranks: that carry it out together, each by calling this; the first publishes.
 
     A run that diverges is published with that status; one whose backbone sees the future, unless `leak_gate` is off, as
     failed. `stop` is asked after every step; once it says yes the checkpoint is written and a Run with status `interrupted`
@@ -299,7 +333,8 @@ def train(
     """
     process = machine.tune()
     named = plugins.outside(("architectures", spec.names[0]), ("tasks", spec.names[1]))
-    environment = machine.environment() | {"process": process} | ({"plugins": named} if named else {})
+    environment = machine.environment() | {"process": process, "execution": ranks.execution.written()}
+    environment |= {"plugins": named} if named else {}
     task = build_task(spec.names[1], spec.task_settings)
     if task.data != spec.data:
         raise ValueError(f"the data behind {spec.task} changed: expected hash {spec.data[:12]}, found {task.data[:12]}")
@@ -317,26 +352,35 @@ def train(
             reason = f"{spec.architecture} sees the future: {leak}; lab check {spec.architecture} looks closer"
             run = Run(id=spec.id, spec=spec, status="failed", reason=reason, leak_gate="refused",
                       environment=environment)  # fmt: skip
-            store.publish(run)
+            if ranks.first:
+                store.publish(run)
             return run
+    ranks.join()
     seed_generators(spec.seed)
     model = make()
+    prepare(model, ranks.execution)
     steps, per_step = plan_steps(model, task, spec)
     forward = sequence_cost(model, task, spec)
     folder = store.folder(spec.id)
     folder.mkdir(parents=True, exist_ok=True)
-    write_durably(folder / "spec.json", json.dumps(asdict(spec), indent=1).encode())
+    if ranks.first:
+        write_durably(folder / "spec.json", json.dumps(asdict(spec), indent=1).encode())
 
     batches = Batches(task, spec.batch, spec.seed, carry_state=spec.carry_state)
     every = max(1, steps // CURVE_ROWS)
     interim = Interim(model, task, precision=spec.precision, steps=steps, every=every, per_step=per_step)
     amounts = {"tokens": spec.batch * task.length, "flops": per_step}
-    recorder = Recorder(folder, batches, amounts, every, interim, progress, stop)
-    learner = Learner(model, task, recipe, steps, parts=spec.accumulate, carry_state=spec.carry_state)
+    recorder = Recorder(folder, batches, amounts, every, interim, progress, stop, ranks)
+    axes = carried.row_axes(_on_meta(spec, task), task.length) if spec.carry_state else None
+    learner = Learner(model, task, recipe, steps, parts=spec.accumulate, row_axes=axes, ranks=ranks)
     machine.reset_peak_memory()
-    reason = _fit(learner, recorder, Parts(batches, spec.accumulate), folder, steps, spec.precision)
+    reason = _fit(learner, recorder, Parts(batches, spec.accumulate, ranks), folder, steps, spec.precision)
 
     status = "interrupted" if reason == "interrupted" else "diverged" if reason else "done"
+    if not ranks.execution.sharded:
+        ranks.leave()
+        if not ranks.first:
+            return Run(id=spec.id, spec=spec, status=status, reason=reason)
     scores, refused, evaluation_flops = evaluate_all(model, task, precision=spec.precision) if status == "done" else ({}, {}, 0)
     if status == "done" and spec.carry_state:
         found, pieces = carried.evaluate(model, task, precision=spec.precision)
@@ -362,19 +406,20 @@ def train(
         flops_per_token=cost.headline / (spec.batch * task.length),
         parameters=count_parameters(model),
         parameters_by_part=model.parameters_by_part,
-        state_size=_state_size(spec, task),
+        state_size=state_size(_on_meta(spec, task), task.length),
         seconds=recorder.seconds,
         tokens=taken * spec.batch * task.length,
         steps=taken,
         planned_steps=steps,
         peak_memory=peak,
-        throughput=throughput(model.backbone, spec.precision) if status == "done" else {},
+        throughput=throughput(model.backbone, spec.precision) if status == "done" and not ranks.execution.sharded else {},
         reason=reason,
         refused=refused,
         leak_gate=looked,
         environment=environment,
     )
-    if status != "interrupted":
+    ranks.leave()
+    if status != "interrupted" and ranks.first:
         store.publish(run)
     return run
 
@@ -392,15 +437,18 @@ def fail(spec: Spec, store: Store, error: Exception) -> Run:
 
 def _fit(learner: Learner, recorder: Recorder, parts: Parts, folder: Path, steps: int, precision: str) -> str:
     """Train to the end; the reason if the end was not reached."""
+    ranks = parts.ranks
     trainer = L.Trainer(
         max_steps=steps,
         max_epochs=-1,
         accumulate_grad_batches=parts.count,
         accelerator="auto",
-        devices=1,
+        devices=ranks.execution.devices,
+        num_nodes=ranks.execution.nodes,
+        strategy=ranks.strategy(),
         precision="bf16-mixed" if precision == "bfloat16" else "32-true",
         callbacks=[recorder],
-        plugins=[DurableIO()],
+        plugins=[DurableIO(), ranks.environment],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -408,21 +456,25 @@ def _fit(learner: Learner, recorder: Recorder, parts: Parts, folder: Path, steps
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    checkpoint = folder / "checkpoint"
+    checkpoint = folder / "checkpoint" if (found := there(folder / "checkpoint")) else None
+    if found and found.is_dir() != ranks.execution.sharded:
+        how = "one file, written without" if ranks.execution.sharded else "in shards, written with"
+        raise UsageError(f"--strategy: the checkpoint of run {folder.name} is {how} fsdp2; go on as it began, or --restart")
     learner.train()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         try:
-            trainer.fit(learner, parts, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+            trainer.fit(learner, parts, ckpt_path=checkpoint, weights_only=True)
         except Diverged as diverged:
             what, last = diverged.args
             return _diverged(what, recorder.next + 1, last)
         except Interrupted:
             return "interrupted"
     save(trainer, folder)
-    if not all(parameter.isfinite().all() for parameter in learner.parameters()):
+    if not all(whole(parameter.isfinite().all()) for parameter in learner.parameters()):
         return _diverged("a weight was not finite", recorder.next, learner.loss)
-    learner.to(trainer.strategy.root_device)  # Lightning leaves the model on the CPU; it is to be scored where it was trained
+    if not ranks.execution.sharded:
+        learner.to(trainer.strategy.root_device)  # Lightning leaves the model on the CPU; it is to be scored where it was trained
     return ""
 
 
@@ -431,10 +483,9 @@ def _diverged(what: str, step: int, last: float) -> str:
     return f"{what} at step {step}{finite}"
 
 
-def _state_size(spec: Spec, task: Task) -> int | None:
+def _on_meta(spec: Spec, task: Task) -> Backbone:
     with torch.device("meta"):
-        backbone = model_of(spec, task).backbone
-    return state_size(backbone, task.length)
+        return model_of(spec, task).backbone
 
 
 def _step_of(row: str) -> float:

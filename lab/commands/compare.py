@@ -5,6 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lab.commands.common import STARTED, USUAL, Flag, Names, Setup, interrupted, present, print_json
+from lab.execution import PLAIN, Execution
 
 
 def compare(
@@ -86,6 +87,7 @@ def run(
     seed: int = 0,
     threads: int = 1,
     setup: Setup = USUAL,
+    execution: Annotated[Execution, Parameter(name="*", negative="")] = PLAIN,
     resume: Annotated[bool, Parameter(negative="--restart")] = True,
     leak_gate: Annotated[bool, Parameter(negative="--no-leak-gate")] = True,
     json: Flag = False,
@@ -116,4 +118,5 @@ def run(
     return single.run(
         setup.planner(), architecture, task, budget, seed, setup.results,
         threads=threads, resume=resume, leak_gate=leak_gate, as_json=json, started=STARTED, interrupted=f"lab: {interrupted()}",
+        execution=execution,
     )  # fmt: skip
