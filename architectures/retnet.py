@@ -35,7 +35,7 @@ def turn(x: Float[Tensor, "*batch width"], rotor: Complex[Tensor, "*#batch pairs
 @lru_cache(maxsize=16)
 def one_position(heads: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """gamma of each head, and the angles of a head's pairs."""
-    with torch.inference_mode(mode=False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
         return log_decays(heads, device).exp().to(dtype), angles(width, device).to(dtype)
 
 

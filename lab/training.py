@@ -463,6 +463,7 @@ def _fit(learner: Learner, recorder: Recorder, parts: Parts, folder: Path, steps
     learner.train()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", "Dynamo detected")  # caches, whose values follow from their arguments
         try:
             trainer.fit(learner, parts, ckpt_path=checkpoint, weights_only=True)
         except Diverged as diverged:

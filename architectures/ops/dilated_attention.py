@@ -127,7 +127,7 @@ def dilated_pairs(length: int, heads: int, branches: Branches, *, causal: bool) 
 @lru_cache(maxsize=1)  # layers share it
 def _log_counts(start: int, stop: int, heads: int, branches: Branches, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Logarithms of how often positions from `start` on see those before `stop`: (1, heads, queries, keys)."""
-    with torch.inference_mode(mode=False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
         segment, rate = torch.tensor(branches, device=device).T[..., None]
         place = torch.arange(stop, device=device)
         part, offset = place // segment, place % segment % rate

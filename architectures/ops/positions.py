@@ -45,7 +45,7 @@ def _power_of_two(least: int) -> int:
 
 @lru_cache(maxsize=16)
 def _table(start: int, stop: int, dim: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(mode=False), torch.no_grad():  # else a table made in evaluation could not be used in training
+    with torch.inference_mode(False), torch.no_grad():  # else a table made in evaluation could not be used in training
         frequency = 10_000 ** (-torch.arange(0, dim, 2, device=device, dtype=torch.float64) / dim)
         angle = torch.arange(start, stop, device=device, dtype=torch.float64)[:, None] * frequency
         return angle.sin().to(dtype), angle.cos().to(dtype)
