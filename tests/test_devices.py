@@ -31,6 +31,15 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 pytestmark = pytest.mark.timeout(900)
 
 
+@pytest.fixture(autouse=True)
+def environment_as_it_was():
+    """Lightning leaves in it where ranks meet."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 def start(folder, strategy, rank, port, plugin=None, **how):
     """One rank of tests/ranks.py; it reads specs."""
     how = json.dumps({"plugin": plugin} | how)
@@ -183,7 +192,10 @@ def test_code_in_a_folder_is_not_run(tmp_path, alone):
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("architecture", ["transformer", "linear_rnn", "rwkv", "transformer:mlp=moe"])
+SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in ("rwkv", "transformer:mlp=moe")]
+
+
+@pytest.mark.parametrize("architecture", ["transformer", "linear_rnn", *SLOWER])
 def test_activations_computed_again_change_no_bit(tmp_path, architecture):
     spec = small(architecture, steps=4, recipe=replace(presets.read("shared"), dropout=0.1))
     again = Ranks(Execution(checkpoint_activations=True))
@@ -230,10 +242,11 @@ def test_what_cannot_be_is_one_line(monkeypatch, execution, environment, message
 
 
 def test_more_devices_than_there_are_and_other_refusals(monkeypatch):
+    spec = small("transformer")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match="--devices 2: this machine has 1; give that many or fewer"):
-        Execution(devices=2).check(small("transformer"))
+        Execution(devices=2).check(spec)
     monkeypatch.undo()
     with pytest.raises(UsageError, match="--batch that 16 divides"):
         Execution(devices=4).check(replace(small("transformer"), accumulate=4))
