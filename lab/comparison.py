@@ -8,22 +8,12 @@ from pandas import DataFrame
 from lab import plugins
 from lab.analysis.frame import results as load_results
 from lab.engines import starter
-from lab.engines.local import cores
-from lab.errors import UsageError, within
+from lab.engines.local import side_by_side
+from lab.errors import UsageError
 from lab.planning import Planner, missing, plan_all, tell_plan
 from lab.progress import Display
 from lab.run import Store
 from lab.tuning import Search, choose
-
-
-def side_by_side(workers: int | None) -> int:
-    """How many runs at once: as many as asked for, or as there are cores.
-
-    Raises:
-        UsageError: fewer than one, or absurdly many.
-    """
-    within("--workers", workers, 1, 1024)
-    return workers or cores()
 
 
 def compare(
@@ -75,7 +65,8 @@ def compare(
         tell_plan(planned, len(planned) - len(open_runs))
         if open_runs and ready:
             with Display([each.spec for each in open_runs], started or called) as display:
-                ready.carry_out([each.spec for each in open_runs], display)
+                largest_first = sorted(open_runs, key=lambda each: -each.spec.budget)
+                ready.carry_out([each.spec for each in largest_first], display)
             display.summarise()
     except UsageError:
         if ready:

@@ -12,8 +12,8 @@ from pandas import DataFrame
 from lab import machine
 from lab.analysis.frame import results as load_results
 from lab.budget import shown
-from lab.comparison import side_by_side
 from lab.engines import starter
+from lab.engines.local import side_by_side
 from lab.overhead import bare
 from lab.planning import Planned, Planner, Shape
 from lab.run import Store

@@ -50,7 +50,7 @@ def frontier(
     tune
         Try so many learning rates for each architecture, at the smallest, the middle and the largest optimum foreseen.
     workers
-        Runs side by side, one thread each; as many as there are cores where none is given.
+        Runs side by side, one thread each; where none is given as many as there are GPUs, or else cores.
     engine
         Where runs are carried out: local; ray, or ray:HOST:PORT to join a cluster; slurm, as in slurm:partition=cpu,minutes=240.
     leak_gate

@@ -22,7 +22,7 @@ def study(
     name
         A study of the lab by name, or a TOML file of your own.
     workers
-        Runs side by side, one thread each; as many as there are cores where none is given.
+        Runs side by side, one thread each; where none is given as many as there are GPUs, or else cores.
     engine
         Where runs are carried out: local; ray, or ray:HOST:PORT to join a cluster; slurm, as in slurm:partition=cpu,minutes=240.
     plan

@@ -27,9 +27,9 @@ def starter(engine: str, workers: int, plugin_files: Sequence[str] = (), *, leak
         return Orders(str(store.root), tuple(plugin_files), leak_gate)
 
     if name == "local" and not given:
-        from lab.engines.local import Local, cores
+        from lab.engines.local import Local, side_by_side
 
-        return lambda store: Pool(Local(workers or cores(), orders(store)), store)
+        return lambda store: Pool(Local(side_by_side(workers or None), orders(store)), store)
     if name == "ray":
         from lab.engines import ray
 

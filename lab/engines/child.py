@@ -38,17 +38,18 @@ class Orders:
 class Child:
     """A worker process. It is started at once (importing torch and Lightning takes seconds) and waits for specs.
 
-    A parent that dies closes the pipe, upon which the worker writes a checkpoint and leaves.
+    A parent that dies closes the pipe, upon which the worker writes a checkpoint and leaves. gpu: the only one that it sees.
     """
 
-    def __init__(self, orders: Orders, tell: Callable[[tuple["Child", Event]], None]) -> None:
+    def __init__(self, orders: Orders, tell: Callable[[tuple["Child", Event]], None], gpu: int | None = None) -> None:
+        seen = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)}
         self.process = subprocess.Popen(
             orders.command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} | seen,
             start_new_session=True,  # Ctrl-C is for the driver; it tells the workers
         )
         self._listener = threading.Thread(target=self._listen, args=(tell,), daemon=True)
