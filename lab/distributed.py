@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,15 +26,14 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.tensor import DTensor
-from torch.utils.checkpoint import checkpoint
 
-from architectures.backbone import Backbone
 from lab.errors import UsageError
 from lab.execution import PLAIN, Execution, started_outside
 from lab.model import Model
+from lab.recomputing import recompute
 
 TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others before it gives up."""
@@ -177,18 +175,10 @@ class Ranks:
             time.sleep(0.05)
 
 
-def blocks(backbone: Backbone) -> list[nn.Module]:
-    """What is checkpointed and sharded piece by piece: the layers of a stack, or else the backbone as a whole."""
-    layers = getattr(backbone, "layers", None)
-    return list(layers) if isinstance(layers, nn.ModuleList) else [backbone]
-
-
 def prepare(model: Model, execution: Execution) -> None:
     """Have a model's activations checkpointed or its backbone compiled, in place; names of parameters stay."""
     if execution.checkpoint_activations:
-        for block in blocks(model.backbone):
-            for way in ("forward", "stream"):
-                setattr(block, way, partial(checkpoint, getattr(block, way), use_reentrant=False))
+        recompute(model.backbone)
     if execution.compile:
         model.backbone.compile()
 

@@ -21,9 +21,9 @@ from torch.optim import Optimizer
 
 from lab import dcp
 from lab.checkpoint import newest_whole, place
-from lab.distributed import blocks
 from lab.errors import UsageError
 from lab.model import Model
+from lab.recomputing import layers
 
 Value = TypeVar("Value")
 _FLAT = states.StateDictOptions(flatten_optimizer_state_dict=True)
@@ -31,7 +31,7 @@ _FLAT = states.StateDictOptions(flatten_optimizer_state_dict=True)
 
 def shard(model: Model, mesh: DeviceMesh) -> None:
     """Share out a model's weights, in place; a second time does nothing."""
-    for module in dict.fromkeys([*blocks(model.backbone), model]):
+    for module in dict.fromkeys([*layers(model.backbone), model]):
         if not hasattr(module, "unshard"):
             fully_shard(module, mesh=mesh)
             if hasattr(module, "stream"):

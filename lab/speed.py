@@ -24,11 +24,13 @@ from typing import Any, Literal
 import torch
 from pandas import DataFrame
 from torch import Tensor, nn
+from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from architectures.backbone import Backbone, LengthError
 from lab import machine, plugins
 from lab.counter import Counter
 from lab.errors import UsageError, is_file, place, reason
+from lab.recomputing import recompute
 
 WARM_UP = 2
 PATIENCE = 30.0
@@ -47,7 +49,8 @@ class Stand:
     """What stands in one process.
 
     stack: `architecture:settings`, or `file.py:callable` for one from outside, called with dim and depth.
-    tuned: with the process settings of lab/machine.py, else as torch comes.
+    tuned: with the process settings of lab/machine.py, else as torch comes. recompute: activations of an architecture are
+    computed again in the backward pass.
     """
 
     stack: str
@@ -57,6 +60,7 @@ class Stand:
     precision: Literal["float32", "bfloat16"] = "float32"
     tuned: bool = True
     plugin_files: tuple[str, ...] = ()
+    recompute: bool = False
 
     def build(self) -> nn.Module:
         """The stack, drawn under a seed, in a process set up for it.
@@ -73,7 +77,10 @@ class Stand:
             for plugin in self.plugin_files:
                 plugins.add_file(plugin)
             name, given = plugins.parse("architectures", self.stack)
-            return plugins.load("architectures", name)(self.dim, self.depth, **given)
+            backbone = plugins.load("architectures", name)(self.dim, self.depth, **given)
+            if self.recompute:
+                recompute(backbone)
+            return backbone
         return _callable(file, name)(self.dim, self.depth)
 
     @property
@@ -129,7 +136,7 @@ def measure(
             row["relative"] = usual[_who(row)] / row["tokens_per_second"]
     about = machine.environment() | found | {
         "threads": stand.threads, "precision": stand.precision, "dim": stand.dim, "depth": stand.depth, "tokens": tokens,
-        "rounds": rounds, "settings": stand.settings,
+        "rounds": rounds, "settings": stand.settings, "recompute": stand.recompute,
     }  # fmt: skip
     return DataFrame(rows), about
 
@@ -143,7 +150,8 @@ def told(about: Mapping[str, Any]) -> str:
     flops, moved = about["flops_per_second"] / 1e9, about["bytes_per_second"] / 1e9
     return (
         f"Training steps (forward, backward, AdamW) of {about['depth']} layers of width {about['dim']}, {about['tokens']} "
-        f"positions a step, {about['precision']}, {about['threads']} threads of {about['processor']}, median of "
+        f"positions a step, {about['precision']}, {'activations computed again, ' * about['recompute']}"
+        f"{about['threads']} threads of {about['processor']}, median of "
         f"{about['rounds']}. Its limits: {flops:.0f} GFLOP/s in matrix products, {moved:.0f} GB/s in copies."
     )
 
@@ -250,13 +258,18 @@ def _step(stack: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, stand: 
 def _about(stack: nn.Module, batch: int, length: int, stand: Stand) -> dict[str, int]:
     """Parameters, and what a step cannot do without: the operations and bytes of its contractions.
 
-    They are counted of one sequence and, where there are more, of two: what these add is what each one after them adds.
+    They are counted of one sequence and, where there are more, of two: what these add is what each one after them adds. What is
+    computed a second time could be done without.
     """
     counts = []
     for size in range(1, min(batch, 2) + 1):
-        with Counter(stack.parameters()) as counter, stand.bfloat16():
-            stack(torch.zeros(size, length, stand.dim)).float().sum().backward()
-        counts.append((counter.contraction, counter.moved))
+        x = torch.zeros(size, length, stand.dim)
+        with Counter(stack.parameters()) as counter, stand.bfloat16(), set_checkpoint_early_stop(False):
+            stack(x).float().sum().backward()
+        with Counter(stack.parameters()) as second, stand.bfloat16(), torch.no_grad():
+            if stand.recompute:
+                stack(x)
+        counts.append((counter.contraction - second.contraction, counter.moved - second.moved))
     (flops, moved), last = counts[0], counts[-1]
     flops += (batch - 1) * (last[0] - flops)
     moved += (batch - 1) * (last[1] - moved)

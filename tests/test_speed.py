@@ -161,7 +161,7 @@ def test_unknown_architectures_are_refused():
 
 def test_everything_is_measured_where_nothing_is_named(monkeypatch):
     monkeypatch.setattr(speed, "rates", lambda stand: RATES)
-    monkeypatch.setattr(speed, "compared", lambda stand, *_: [{"stack": stand.stack}])
+    monkeypatch.setattr(speed, "compared", lambda stand, *_: [{"stack": stand.stack, "length": 8}])
     frame, _ = speed.measure(STAND, None, [8], 16, 1, [], [])
     assert list(frame["stack"]) == plugins.names("architectures")
 

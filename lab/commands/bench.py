@@ -24,6 +24,7 @@ def speed(
     depth: int = 4,
     threads: int | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
+    checkpoint_activations: Flag = False,
     rounds: int = 5,
     against: Names | None = None,
     decode: Annotated[list[int], Parameter(consume_multiple=True, negative="")] = [1024, 16384],  # noqa: B006
@@ -50,6 +51,8 @@ def speed(
         Threads of a training step; as many as there are cores where none is given. Decoding has one.
     precision
         Arithmetic of the forward pass.
+    checkpoint_activations
+        Compute most activations of an architecture again in the backward pass, as lab run does with this flag.
     rounds
         Measured steps of each; the median is shown.
     against
@@ -77,7 +80,9 @@ def speed(
         within(flag, value, 1, most)
     if out:
         check_writable(out, "--out")
-    stand = measure.Stand("", dim, depth, threads or os.cpu_count() or 1, precision, tuned, tuple(plugin or []))
+    stand = measure.Stand(
+        "", dim, depth, threads or os.cpu_count() or 1, precision, tuned, tuple(plugin or []), checkpoint_activations
+    )
     frame, about = measure.measure(stand, architectures, lengths, tokens, rounds, against or [], decode)
     table = f"{measure.told(about)}\n\n{analysis.benchmark_table(frame)}"
     if out:

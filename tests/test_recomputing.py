@@ -1,0 +1,78 @@
+"""Activations that are computed again: the same gradients with less kept."""
+
+import copy
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from lab import plugins, recomputing, speed
+from lab.recomputing import recompute
+
+LENGTH = 100
+
+
+@pytest.fixture
+def short_pieces(monkeypatch):
+    monkeypatch.setattr(recomputing, "PIECE", 16)
+
+
+def gradients(backbone, x):
+    """Output, gradients by name, and how many numbers the forward pass kept."""
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    x = x.clone().requires_grad_()
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = backbone(x)
+    (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum().backward()
+    return y.detach(), {"x": x.grad} | {name: p.grad for name, p in backbone.named_parameters()}, sum(kept.values())
+
+
+def pair(name, **settings):
+    torch.manual_seed(0)
+    plain = plugins.load("architectures", name)(16, 2, **settings).double()
+    again = copy.deepcopy(plain)
+    recompute(again)
+    return plain, again
+
+
+@pytest.mark.parametrize(("name", "settings"), [
+    ("linear_rnn", {}), ("rwkv", {"version": 7}), ("mamba", {"version": 2}), ("lstm", {}), ("s4", {"kernel": "diagonal"}),
+    ("transformer", {"attention": "window", "window": 20}),
+])  # fmt: skip
+def test_pieces_of_a_long_sequence_give_its_gradient(short_pieces, name, settings):
+    plain, again = pair(name, **settings)
+    assert "forward" in vars(again), "its state has a constant size"
+    x = torch.randn(2, LENGTH, 16, dtype=torch.float64)
+    (y, expected, _), (z, found, _) = gradients(plain, x), gradients(again, x)
+    torch.testing.assert_close(z, y, rtol=1e-9, atol=1e-9)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-7, atol=1e-9, msg=key)
+
+
+def test_what_is_kept_does_not_grow_with_the_layers_of_a_long_sequence(short_pieces):
+    x = torch.randn(1, 512, 16, dtype=torch.float64)
+    plain, again = pair("rwkv")
+    assert gradients(again, x)[2] < gradients(plain, x)[2] / 10
+
+
+@pytest.mark.parametrize(("name", "settings"), [("transformer", {}), ("transformer", {"mlp": "moe"}), ("s4", {"causal": False})])
+def test_others_are_cut_by_layers_and_change_no_bit(short_pieces, name, settings):
+    plain, again = pair(name, **settings)
+    assert "forward" not in vars(again)
+    x = torch.randn(2, LENGTH, 16, dtype=torch.float64)
+    (y, expected, much), (z, found, little) = gradients(plain, x), gradients(again, x)
+    assert torch.equal(y, z)
+    assert all(torch.equal(found[key], value) for key, value in expected.items() if value is not None)
+    assert little < much / 2
+
+
+def test_the_limit_counts_nothing_twice():
+    plain, again = (speed.Stand("transformer", dim=16, depth=2, recompute=each) for each in (False, True))
+    found, expected = (speed._about(each.build(), 2, LENGTH, each) for each in (again, plain))
+    assert found["flops"] == expected["flops"]
+    assert found["bytes"] == pytest.approx(expected["bytes"], rel=0.02), "an operand may be read in another form"
