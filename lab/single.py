@@ -76,7 +76,7 @@ def run(
                         planned.spec, store, progress=ticker, stop=lambda: mine.kept() and stopping.is_set(),
                         leak_gate=leak_gate, ranks=ranks,
                     ).status  # fmt: skip
-            except UsageError:
+            except (UsageError, OSError):  # a full disk says nothing of the run
                 raise
             except Exception as error:
                 status = fail(planned.spec, store, error).status

@@ -93,7 +93,11 @@ def cycle(tmp_path):
 
 
 def small(architecture, task="flip_flop:length=32", steps=8, batch=8, **planner):
-    """Rows of flip_flop are asked different numbers of times."""
+    """Rows of flip_flop are asked different numbers of times.
+
+    With Adam's usual eps a gradient that is nothing but rounding would move its weight as far as any other.
+    """
+    planner = {"recipe": replace(presets.read("lab"), eps=1e-3)} | planner
     return overhead._spec_of(Planner(Shape(dim=8, depth=2), batch, **planner), architecture, task, steps)
 
 
@@ -119,7 +123,11 @@ def test_two_devices_are_one(tmp_path, cycle, strategy):
 
 @pytest.mark.parametrize(
     "order",
-    [(2, 1), pytest.param((1, 2), marks=pytest.mark.slow), pytest.param((2, 4), marks=pytest.mark.slow)],
+    [
+        pytest.param((2, 1), marks=pytest.mark.slow),
+        pytest.param((1, 2), marks=pytest.mark.slow),
+        pytest.param((2, 4), marks=pytest.mark.slow),
+    ],
 )
 def test_shards_are_read_by_another_number_of_devices(tmp_path, cycle, order):
     """Interrupted on some devices and gone on with on others, with the same batches to the same end."""

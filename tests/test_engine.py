@@ -89,7 +89,10 @@ def compare(results, *more, **popen):
 
 @pytest.mark.parametrize(
     ("action", "reason"),
-    [("os._exit(7)", "exit code 7"), pytest.param("raise RuntimeError('too hot')", "too hot", marks=pytest.mark.slow)],
+    [
+        pytest.param("os._exit(7)", "exit code 7", marks=pytest.mark.slow),
+        pytest.param("raise RuntimeError('too hot')", "too hot", marks=pytest.mark.slow),
+    ],
 )
 def test_a_plug_in_that_fails_is_counted_and_the_others_go_on(tmp_path, action, reason):
     file = tmp_path / "fatal.py"
@@ -106,6 +109,7 @@ def test_a_plug_in_that_fails_is_counted_and_the_others_go_on(tmp_path, action, 
     assert statuses == ["done", "done", "failed", "failed"]
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on_with_the_same_numbers(tmp_path):
     """SIGKILL half way, the same command again: only what is missing is done, and all numbers are those of a calm one."""
     more = ("--architectures", "transformer", "lstm", "--budget", "3e9", "--seeds", "2")

@@ -40,6 +40,7 @@ def test_a_frontier_is_found_once(tmp_path, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_a_rate_is_chosen_before_a_comparison(tmp_path, capsys):
     _, err, code = lab(
         capsys, "compare", "--architectures", "lstm", "--tasks", "selective_copying", "--budget", "3e7", "--dim", "8", "--depth",

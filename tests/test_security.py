@@ -9,7 +9,8 @@ ROOT = Path(__file__).parent.parent
 FILES = [file for folder in ("lab", "tasks", "architectures") for file in sorted((ROOT / folder).rglob("*.py"))]
 NETWORK = {"socket", "socketserver", "http", "urllib", "requests", "httpx", "aiohttp", "ftplib", "smtplib", "xmlrpc"}
 UNSAFE = {"pickle", "marshal", "shelve", "joblib", "dill", "yaml", "tarfile", "zipfile"}
-OWN_PICKLE = ROOT / "lab" / "analysis" / "canvas.py"  # copies a figure of its own
+KNOWN = {ROOT / "lab" / "analysis" / "canvas.py", ROOT / "lab" / "dcp.py"}
+"""One copies a figure of its own; the other reads a list of shards and admits nothing but the classes that describe tensors."""
 
 
 def modules(tree):
@@ -24,7 +25,7 @@ def test_no_file_speaks_to_a_network_or_reads_a_format_that_can_run_code():
     for file in FILES:
         found = set(modules(ast.parse(file.read_text("utf-8"))))
         assert not found & NETWORK, file
-        assert not found & UNSAFE or file == OWN_PICKLE, file
+        assert not found & UNSAFE or file in KNOWN, file
 
 
 def test_no_call_evaluates_text_or_loads_objects():

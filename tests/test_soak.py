@@ -36,7 +36,7 @@ def test_promises_are_kept(tmp_path, inflict, scale):
     held(inflict(scale, 0, tmp_path))
 
 
-IN_SMALL = ("dropout", "accumulation", "carried state")
+IN_SMALL = ("dropout", "accumulation")
 """The rest of the ways of training takes longer."""
 
 

@@ -17,10 +17,11 @@ from test_cli import lab
 from test_requests import PLUGIN
 from test_store import SPEC
 
-from lab import analysis, conformance, engine, frontier, ledger, overhead, plugins, speed, study, training
+from lab import analysis, conformance, frontier, ledger, overhead, plugins, speed, study, training
 from lab.checkpoint import DurableIO
 from lab.cli import app
 from lab.doctor import examine
+from lab.engines import Pool, local
 from lab.errors import UsageError
 from lab.run import Run, Store
 from lab.verification import verify
@@ -87,8 +88,9 @@ def sandbox(tmp_path, monkeypatch):
     }.items():
         for name in names:
             monkeypatch.setattr(module, name, begin)
-    monkeypatch.setattr(engine.Pool, "_start", lambda _: None)
-    monkeypatch.setattr(engine.Pool, "carry_out", begin)
+    monkeypatch.setattr(local.Local, "_start", lambda _: None)
+    monkeypatch.setattr(Pool, "carry_out", begin)
+    monkeypatch.setattr(Pool, "close", lambda *_, **__: None)
     folder = tmp_path / "a/b/c/d/e/f"
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
