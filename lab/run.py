@@ -202,7 +202,7 @@ class Store:
         except Unreadable:
             again = True
         write_durably(folder / "spec.json", json.dumps(dataclasses.asdict(run.spec), indent=1).encode())
-        write_durably(folder / "run.json", json.dumps(_plain(dataclasses.asdict(run)), indent=1).encode(), once=not again)
+        write_durably(folder / "run.json", json.dumps(plain(dataclasses.asdict(run)), indent=1).encode(), once=not again)
 
     @contextmanager
     def claim(self, run_id: str) -> Iterator[Claim | None]:
@@ -272,10 +272,10 @@ def sync_folder(folder: Path) -> None:
     os.close(opened)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no NaN and no infinity: both become null."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from processes import processes
 
 from lab import overhead
 from lab.engines import node, starter
@@ -41,19 +42,6 @@ def two_nodes(cores=1):
         yield cluster, cluster.add_node(**{name: value for name, value in size.items() if name != "include_dashboard"})
     finally:
         cluster.shutdown()
-
-
-def processes(*words):
-    """Ids of processes, other than this one, whose command line has all the words."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-        except OSError:
-            continue
-        if all(word in line for word in words) and int(folder.name) != os.getpid():
-            found.append(int(folder.name))
-    return found
 
 
 def parent(pid):

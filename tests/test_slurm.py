@@ -35,18 +35,6 @@ def carried_out(engine, root, specs, workers=2):
     return numbers(root), [(seed, event) for seed, event in told if event["event"] != "step"]
 
 
-def processes(*words):
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-        except OSError:
-            continue
-        if all(word in line for word in words):
-            found.append(int(folder.name))
-    return found
-
-
 def parent(pid):
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 

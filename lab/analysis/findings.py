@@ -6,7 +6,6 @@ A record never changes; what is found later in a run's weights lies beside it, a
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from lab.run import write_durably
+from lab.run import plain, write_durably
 from lab.terminal import printable
 
 SCHEMA = 1
@@ -151,12 +150,3 @@ def _view(record: dict[str, Any]) -> View:
     made: dict[str, Any] = {name: value for name, value in record.items() if name in known}
     made["ylim"] = tuple(made["ylim"]) if made.get("ylim") else None
     return View(**made)
-
-
-def plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: both become null."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -111,9 +111,8 @@ def look(name: str, runs: Sequence[str], looking: Looking, **asked: Any) -> None
         raise UsageError(f"lab probe {name}: name a run; ls {looking.results}/runs has their ids")
     from lab.analysis.canvas import write
     from lab.analysis.figures.probes import probe_charts
-    from lab.analysis.findings import plain
     from lab.probes import probing
-    from lab.run import Store
+    from lab.run import Store, plain
 
     add_plugins(looking.plugin)
     findings, refused = probing.look(name, runs, Store(looking.results), **asked)
