@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from lab import plugins
 from lab.cli import main
 
 
@@ -128,14 +129,21 @@ def test_list_and_show(capsys):
     assert code == 0
     assert {"transformer", "linear_rnn", "lstm"} <= {entry["name"] for entry in found["architectures"]}
     assert {"recall", "selective_copying", "text", "digits"} <= {entry["name"] for entry in found["tasks"]}
-    for name in [entry["name"] for kind in found.values() for entry in kind]:
-        code, out, _ = lab("show", name, capsys=capsys)
-        assert code == 0
-        assert len(out) > 300
     code, out, _ = lab("show", "lstm", "--dim", "10", "--depth", "3", "--length", "7", "--json", capsys=capsys)
     shown = json.loads(out)
     assert shown["state_size"] == 3 * 2 * 10
     assert {setting["name"] for setting in shown["settings"]} == {"mlp", "hidden"}
+
+
+EVERYTHING = [name for kind in plugins.CONTRACTS for name in plugins.names(kind)]
+QUICK = {"transformer", "lstm", "recall", "listops"}
+
+
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EVERYTHING])
+def test_everything_is_shown(name, capsys):
+    code, out, _ = lab("show", name, capsys=capsys)
+    assert code == 0
+    assert len(out) > 300
 
 
 def test_an_interrupted_command_says_how_to_go_on(monkeypatch, capsys):
