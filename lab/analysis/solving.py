@@ -98,7 +98,7 @@ def solve_table(frame: pd.DataFrame, curves: pd.DataFrame, theta: float = THETA)
                 against = solving_multiplier(arms[first], arms[row])
                 who = {"a": first, "b": row}.get(against.verdict[:1]) if "needs" in against.verdict else None
                 said["multiplier"] = str(against).partition(";")[0]
-                said["verdict"] = f"{who}{against.verdict[1:]}" if who else against.verdict
+                said["verdict"] = f"{who}{against.verdict[1:]} than {row if who == first else first}" if who else against.verdict
             found.append(dict(zip(names, values, strict=True)) | said)
     return pd.DataFrame(found, columns=[*names, "multiplier", "p_holm", "verdict"])
 
