@@ -25,7 +25,8 @@ class Execution:
     strategy
         What devices keep: ddp, each the whole model; fsdp2, each a share of weights, gradients and optimizer. None given: ddp.
     checkpoint_activations
-        Compute a layer's activations again in the backward pass instead of keeping them: less memory, the same numbers.
+        Compute activations again in the backward pass instead of keeping them: less memory, the same numbers, on long sequences
+        that are cut in time up to rounding.
     compile
         Have torch compile the backbone: faster steps after a slow first one, the same numbers up to rounding.
     """

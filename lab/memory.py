@@ -14,6 +14,8 @@ TRAINED = 4 * 4
 """Bytes a parameter: weight, gradient and two moments of AdamW, in float32."""
 TEMPORARY = 1.75
 """What the backward pass has at its peak, as a multiple of what the forward pass kept for it."""
+ROOM = 2 << 30
+"""Bytes that a cluster is asked for without looking closer."""
 CROWDED = 256
 """More activations of its width than any layer keeps."""
 
@@ -37,6 +39,11 @@ def peak(spec: Spec, room: float = 0) -> int:
         return surely
     one, two = (kept(spec, task, sequences) for sequences in (1, 2))
     return PROCESS + weights + int(TEMPORARY * (one + (two - one) * (spec.batch // spec.accumulate - 1)))
+
+
+def request(spec: Spec) -> int:
+    """Bytes to ask a cluster for: enough, without looking closer where `ROOM` surely is."""
+    return peak(spec, ROOM)
 
 
 def kept(spec: Spec, task: Task, sequences: int) -> int:

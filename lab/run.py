@@ -147,6 +147,10 @@ class Store:
             raise UsageError(f"{folder} is a link that leads out of the store, to {folder.resolve()}; copy the run, or remove it")
         return folder
 
+    def named(self, run: str) -> Path:
+        """The folder of a run that is named by its id, or by its path."""
+        return Path(run) if "/" in run else self.folder(run)
+
     def check_writable(self) -> None:
         """See that runs can be kept here, without leaving anything behind.
 

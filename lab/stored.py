@@ -1,7 +1,6 @@
 """The model of a stored run."""
 
 import json
-from pathlib import Path
 
 from lab.checkpoint import DurableIO, there
 from lab.errors import UsageError
@@ -18,7 +17,7 @@ def load(run: str, store: Store) -> tuple[Spec, Task, Model]:
     Raises:
         UsageError: there is no such run, or its checkpoint is missing or no longer fits.
     """
-    folder = Path(run) if "/" in run else store.folder(run)
+    folder = store.named(run)
     try:
         spec = Spec.read(json.loads((folder / "spec.json").read_text("utf-8")))
     except FileNotFoundError:

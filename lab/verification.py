@@ -56,7 +56,7 @@ def folders(runs: list[str], store: Store) -> list[Path]:
         if not found:
             raise UsageError(f"--results {store.root}: no runs there")
         return found
-    named = [Path(run) if "/" in run else store.folder(run) for run in runs]
+    named = [store.named(run) for run in runs]
     for run, folder in zip(runs, named, strict=True):
         if run in (".", "..") or not folder.is_dir():
             raise UsageError(f"verify {run[:80]!r}: no such run in {store.root}; name the id or the folder of one, or give --all")

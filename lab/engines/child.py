@@ -35,6 +35,11 @@ class Orders:
         return [sys.executable, "-m", "lab.worker", *([] if self.leak_gate else [NO_LEAK_GATE]), self.results, *self.plugin_files]
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Child:
     """A worker process. It is started at once (importing torch and Lightning takes seconds) and waits for specs.
 

@@ -1,15 +1,15 @@
 """The local engine: worker processes side by side on this machine, each doing many runs on one thread."""
 
 import itertools
-import os
 import queue
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 
 from lab import machine, memory
-from lab.engines.child import Child, Event, Orders
+from lab.engines.child import Child, Event, Orders, cores
 from lab.errors import within
 from lab.run import Spec
 
@@ -22,11 +22,6 @@ def side_by_side(workers: int | None) -> int:
     """
     within("--workers", workers, 1, 1024)
     return workers or torch.cuda.device_count() or max(1, min(cores(), machine.free_memory() // memory.PROCESS))
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Local:
@@ -43,6 +38,7 @@ class Local:
         self._idle = [self._start() for _ in range(workers)]
         self._busy: dict[Child, tuple[Spec, int]] = {}
         self._waiting: deque[Spec] = deque()
+        self._foretold: dict[str, int] = {}
 
     def places(self) -> int:
         """A run for each process."""
@@ -51,7 +47,7 @@ class Local:
     def submit(self, specs: Sequence[Spec]) -> None:
         """Hand each to a process that is idle, in this order, as soon as there is memory for it."""
         self._waiting.extend(specs)
-        while self._waiting and self._fits(needed := memory.peak(self._waiting[0], self._room / self._workers)):
+        while self._waiting and self._fits(needed := self._needed(self._waiting[0])):
             child, spec = self._idle.pop() if self._idle else self._start(), self._waiting.popleft()
             self._busy[child] = spec, needed
             child.hand(spec)
@@ -81,6 +77,13 @@ class Local:
             child.ask()
         for child in children:
             child.end(patience)
+
+    def _needed(self, spec: Spec) -> int:
+        """Bytes, the same for all seeds."""
+        alike = replace(spec, seed=0).id
+        if alike not in self._foretold:
+            self._foretold[alike] = memory.peak(spec, self._room / self._workers)
+        return self._foretold[alike]
 
     def _fits(self, needed: int) -> bool:
         return not self._busy or sum(each for _, each in self._busy.values()) + needed <= self._room

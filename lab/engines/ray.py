@@ -20,8 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lab.engines.child import Event, Orders, ended
-from lab.engines.local import cores
+from lab.engines.child import Event, Orders, cores, ended
 from lab.engines.node import Session, carry_out, source
 from lab.errors import UsageError
 from lab.run import Spec, Store, write_durably
@@ -30,8 +29,6 @@ OBJECT_STORE = 128 << 20
 """Bytes of shared memory for what tasks return; the files of a run are small."""
 IN_FLIGHT = 2
 """Tasks handed to Ray for each core that it has, so that no core waits and thousands of runs do not queue there."""
-ROOM = 2 << 30
-"""Bytes that are asked for without looking closer, where they surely do."""
 INHERITED = ("LAB_UNTUNED",)
 
 
@@ -73,6 +70,8 @@ class Ray:
 
     def submit(self, specs: Sequence[Spec]) -> None:
         """A task each, with one core, the memory that it needs, and a GPU where the cluster has any."""
+        from lab.memory import request
+
         gpus = min(1, self._ray.cluster_resources().get("GPU", 0))
         largest = max((node["Resources"].get("memory", 0) for node in self._ray.nodes() if node["Alive"]), default=0)
         for spec in specs:
@@ -80,7 +79,7 @@ class Ray:
             folder.mkdir(parents=True, exist_ok=True)
             token = folder / f".token.{uuid.uuid4().hex}"  # swept with all that starts with a dot when the run is claimed
             token.touch()
-            options = {"num_cpus": 1, "num_gpus": gpus, "memory": min(_memory(spec), int(largest)), "name": f"lab {spec.id}"}
+            options = {"num_cpus": 1, "num_gpus": gpus, "memory": min(request(spec), int(largest)), "name": f"lab {spec.id}"}
             task = self._remote.options(**options).remote(asdict(spec), str(token), self._session)
             self._tasks[task] = Task(spec)
 
@@ -197,9 +196,3 @@ def _told(error: Exception) -> str:
     }
     kinds = [kind.__name__ for kind in type(error).__mro__]
     return next((told for kind, told in known.items() if kind in kinds), " ".join(str(error).split())[-300:])
-
-
-def _memory(spec: Spec) -> int:
-    from lab.memory import peak
-
-    return peak(spec, ROOM)

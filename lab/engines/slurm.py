@@ -13,15 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lab.engines.child import Event, Orders, ended, supervised
-from lab.engines.local import cores
+from lab.engines.child import Event, Orders, cores, ended, supervised
 from lab.errors import UsageError, nearest
 from lab.run import Spec, Store
 
 LARGEST_ARRAY = 1000
 """Slurm's own default of MaxArraySize, less one."""
-ROOM = 2 << 30
-"""Bytes that are asked for without looking closer, where they surely do."""
 MINUTES = 60
 REQUEUED = 1000
 """How often a job that is out of time is queued again."""
@@ -91,7 +88,7 @@ class Slurm:
         """An array of jobs, with one core and the memory that the largest run needs."""
         from submitit import AutoExecutor
 
-        from lab.memory import peak
+        from lab.memory import request
 
         executor = AutoExecutor(
             self._store.root / "slurm",
@@ -107,7 +104,7 @@ class Slurm:
             name="lab",
             timeout_min=int(self._settings.get("minutes", MINUTES)),
             cpus_per_task=1,
-            mem_gb=max(peak(spec, ROOM) for spec in specs) / 2**30,
+            mem_gb=max(request(spec) for spec in specs) / 2**30,
             **slurm,
         )
         with executor.batch():

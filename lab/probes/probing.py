@@ -8,7 +8,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from lab.analysis.findings import Finding, keep, weights_of
@@ -44,7 +43,7 @@ def look(probe: str, runs: Sequence[str], store: Store, **asked: Any) -> tuple[l
 
 def names(runs: Sequence[str], store: Store) -> dict[str, tuple[str, str]]:
     """What the runs' rows and columns are called, by their ids: as in a comparison of them where all have records."""
-    folders = [Path(run) if "/" in run else store.folder(run) for run in dict.fromkeys(runs)]
+    folders = [store.named(run) for run in dict.fromkeys(runs)]
     found = {}
     for folder in folders:
         spec = json.loads((folder / "spec.json").read_text("utf-8"))

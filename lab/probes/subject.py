@@ -9,11 +9,11 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from architectures.backbone import Backbone, SequenceMap, State
+from lab.analysis.statistics import FEWEST, half_width
 from lab.checkpoint import seed_generators
 from lab.errors import UsageError
 from lab.evaluation import held_out
@@ -42,7 +42,7 @@ class Subject:
             UsageError: as `lab.stored.load`.
         """
         spec, task, model = load(run, store)
-        return cls(Path(run) if "/" in run else store.folder(run), spec, task, model.eval())
+        return cls(store.named(run), spec, task, model.eval())
 
     @property
     def name(self) -> str:
@@ -158,7 +158,7 @@ def t_interval(values: np.ndarray) -> tuple[float, float, float]:
     values = values[np.isfinite(values)]
     count = len(values)
     mean = float(values.mean()) if count else math.nan
-    if count < 3:
+    if count < FEWEST:
         return mean, math.nan, math.nan
-    half = float(stdtrit(count - 1, 0.975) * values.std(ddof=1) / math.sqrt(count))
+    half = float(half_width(values.std(ddof=1, keepdims=True), np.array([count]))[0])
     return mean, mean - half, mean + half
