@@ -9,6 +9,7 @@ docs: .venv/installed
 	mkdir -p docs
 	.venv/bin/python -m lab.overview docs/architectures.md
 	.venv/bin/python -m lab.task_overview docs
+	.venv/bin/python -m lab.publication docs/studies.md
 	.venv/bin/python -m tasks.pathfinder docs/pathfinder.png
 
 test: .venv/installed-dev

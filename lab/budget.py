@@ -104,4 +104,4 @@ def steps_for(budget: float, per_step: int) -> int:
 
 def shown(flops: float) -> str:
     """FLOPs for people: 2.5e12."""
-    return f"{flops:.3g}".replace("e+", "e")
+    return f"{flops:.3g}".replace("e+0", "e").replace("e+", "e")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from architectures.backbone import Backbone, LengthError
-from lab.laws.subject import Subject, difference, largest, noise, widen
+from lab.laws.subject import SEED, Subject, difference, largest, noise, widen
 
 LENGTHS = (16, 64, 256, 1024, 4096, 16384)
 _COLUMNS = ("float32", "rms", "streaming", "bfloat16", "rms")
@@ -19,21 +19,22 @@ _COLUMNS = ("float32", "rms", "streaming", "bfloat16", "rms")
 
 @dataclass(frozen=True)
 class Errors:
-    """float32 against float64 of the same weights; streaming in four pieces against `forward`, both float32; bfloat16
-    autocast against float32. Largest, and root mean square. `refused` says why there are none at this length."""
+    """float32 against float64 of the same weights; streaming in four pieces against `forward`, both float32 or both float64;
+    bfloat16 autocast against float32. Largest, and root mean square. `refused` says why there are none at this length."""
 
     length: int
     float32: float | None = None
     float32_rms: float | None = None
     streaming: float | None = None
+    streaming_float64: float | None = None
     bfloat16: float | None = None
     bfloat16_rms: float | None = None
     refused: str = ""
 
 
-def errors(subject: Subject, lengths: Collection[int]) -> tuple[Errors, ...]:
-    """Measured at each length; a length that the backbone refuses or fails at is told so."""
-    model = subject.awake()
+def errors(subject: Subject, lengths: Collection[int], seed: int = SEED) -> tuple[Errors, ...]:
+    """Measured at each length, of weights drawn under a seed; a length that the backbone refuses or fails at is told so."""
+    model = subject.awake(seed=seed)
     exact = widen(deepcopy(model))
     found = []
     for length in lengths:
@@ -56,14 +57,21 @@ def _at(subject: Subject, model: Backbone, exact: Backbone, length: int) -> Erro
     single = subject.read(model, x)
     with torch.autocast("cpu", torch.bfloat16):
         half = model(x)
-    exactly = _relative(single, subject.read(exact, x.double()))
+    exact_y = subject.read(exact, x.double())
+    exactly, low = _relative(single, exact_y), _relative(half, single)
     if not model.causal:
-        return Errors(length, *exactly, None, *_relative(half, single))
-    pieces, state = [], model.init_state(1)
+        return Errors(length, *exactly, None, None, *low)
+    pieces, wide = _relative(_in_pieces(model, x), single)[0], _relative(_in_pieces(exact, x.double()), exact_y)[0]
+    return Errors(length, *exactly, pieces, wide, *low)
+
+
+def _in_pieces(model: Backbone, x: Tensor) -> Tensor:
+    """Streamed in four pieces, one of them a single position."""
+    length, state, pieces = x.shape[1], model.init_state(1), []
     for piece in x.split([length // 2, 1, length // 4, length - length // 2 - 1 - length // 4], 1):
         y, state = model.stream(piece, state)
         pieces.append(y)
-    return Errors(length, *exactly, _relative(torch.cat(pieces, 1), single)[0], *_relative(half, single))
+    return torch.cat(pieces, 1)
 
 
 def _relative(y: Tensor, reference: Tensor) -> tuple[float, float]:

@@ -50,7 +50,7 @@ class Stand:
 
     stack: `architecture:settings`, or `file.py:callable` for one from outside, called with dim and depth.
     tuned: with the process settings of lab/machine.py, else as torch comes. recompute: activations of an architecture are
-    computed again in the backward pass.
+    computed again in the backward pass. form: all positions at once, or one after the other by `step`.
     """
 
     stack: str
@@ -61,6 +61,7 @@ class Stand:
     tuned: bool = True
     plugin_files: tuple[str, ...] = ()
     recompute: bool = False
+    form: Literal["parallel", "recurrent"] = "parallel"
 
     def build(self) -> nn.Module:
         """The stack, drawn under a seed, in a process set up for it.
@@ -80,7 +81,7 @@ class Stand:
             backbone = plugins.load("architectures", name)(self.dim, self.depth, **given)
             if self.recompute:
                 recompute(backbone)
-            return backbone
+            return backbone if self.form == "parallel" else OneByOne(backbone)
         return _callable(file, name)(self.dim, self.depth)
 
     @property
@@ -91,6 +92,21 @@ class Stand:
     def bfloat16(self) -> Any:
         """Autocast, where it is asked for."""
         return torch.autocast("cpu", torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
+
+
+class OneByOne(nn.Module):
+    """A backbone that reads its positions one after the other."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, outputs = self.backbone.init_state(len(x)), []
+        for position in x.unbind(1):
+            y, state = self.backbone.step(position, state)
+            outputs.append(y)
+        return torch.stack(outputs, 1)
 
 
 def measure(

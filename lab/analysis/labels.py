@@ -101,7 +101,7 @@ def quantity(value: float | np.number) -> str:
     if pd.isna(value):
         return "-"
     if abs(value) >= 1e9:
-        return f"{value:.3g}".replace("e+", "e")
+        return f"{value:.3g}".replace("e+0", "e").replace("e+", "e")
     for unit, size in (("M", 1e6), ("k", 1e4)):
         if abs(value) >= size:
             return f"{value / (1e3 if unit == 'k' else size):.3g}{unit}"

@@ -176,9 +176,9 @@ def bench_tasks(*, tasks: Names | None = None, plugin: Names | None = None, json
 
 def _first_of_default(architecture: str | None, task: str | None) -> tuple[str, str]:
     """What is named, or else the first of the default comparison."""
-    from lab.study import read
+    from lab.study import comparison
 
-    default = read("default")
+    default = comparison("default")
     return architecture or default.architectures[0], task or default.tasks[0]
 
 

@@ -53,9 +53,9 @@ def compare(
     from lab.budget import parse_amount
     from lab.comparison import compare as carry_out
     from lab.run import check_writable
-    from lab.study import read
+    from lab.study import comparison
 
-    declared = read(study)
+    declared = comparison(study)
     if out:
         check_writable(out, "--out")
     frame = carry_out(

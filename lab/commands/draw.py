@@ -27,8 +27,6 @@ def plot(
     reference
         Architecture of a sweep that the others are set against; the first by name where none is given.
     """
-    from pandas import read_csv
-
     from lab import analysis
     from lab.analysis.figures import KINDS
 
@@ -36,9 +34,7 @@ def plot(
         near = get_close_matches(kind, KINDS, 1)
         raise UsageError(f"lab plot {kind}: no such figure; {f'{near[0]} is one, ' if near else ''}all: {', '.join(KINDS)}")
     check_writable(out or results, "--out" if out else "--results")
-    steps = Path(results, "ladder.csv")  # of a ladder study
-    ladder = read_csv(steps) if steps.exists() else None
-    material = analysis.Material(stored(results, task), analysis.curves(results), reference, ladder)
+    material = analysis.Material(stored(results, task), analysis.curves(results), reference)
     paths = analysis.draw_all(material, Path(out or f"{results}/figures"), *([kind] if kind else []))
     if kind and not paths:
         raise UsageError(f"lab plot {kind}: --results {results} lacks {KINDS[kind].needs}")

@@ -1,98 +1,87 @@
 """`lab study`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-from lab.commands.common import STARTED, Flag, Training, present, print_json
+from cyclopts import Parameter
 
-if TYPE_CHECKING:
-    from lab.study import Ladder
-
-USUAL = Training()
+from lab.commands.common import STARTED, Flag, Names, add_plugins, command, print_json
+from lab.errors import UsageError
 
 
 def study(
-    name: str, /, *, workers: int | None = None, engine: str = "local", training: Training = USUAL, plan: Flag = False,
-    out: str | None = None, json: Flag = False,
-) -> int:  # fmt: skip
-    """Carry out a declared study: a comparison, or a ladder from one set-up to another. Only runs that are missing are done.
+    name: Annotated[str | None, Parameter(negative="")] = None,
+    /,
+    *,
+    scale: float = 1.0,
+    workers: int | None = None,
+    engine: str = "local",
+    plan: Flag = False,
+    plugin: Names | None = None,
+    results: str = "results",
+    out: str | None = None,
+    yes: Flag = False,
+    json: Flag = False,
+) -> int:
+    """Put a claim to the test: measure what a declared study asks for, and say whether the data support it.
+
+    Runs, and what probes found in them, are kept; the same command again does only what is missing.
 
     Parameters
     ----------
     name
-        A study of the lab by name, or a TOML file of your own.
+        A study of the lab by name, or a TOML file of your own; none: list those of the lab.
+    scale
+        Multiply every budget by this, for a larger machine.
     workers
         Runs side by side, one thread each; where none is given as many as there are GPUs, or else cores.
     engine
         Where runs are carried out: local; ray, or ray:HOST:PORT to join a cluster; slurm, as in slurm:partition=cpu,minutes=240.
     plan
-        Only tell how many runs, FLOPs and hours a ladder will take.
+        Only tell how many runs, FLOPs and hours it will take.
+    plugin
+        Python files with an architecture or a task, known by the file's name. Their code is run.
+    results
+        Folder of the runs.
     out
-        Folder for figures and tables; <results>/<study> where none is given.
+        Folder for the page, figures and tables; <results>/studies/<name> where none is given.
+    yes
+        Begin also what needs more than half of the memory there is.
     json
-        Print results as JSON.
+        Print the verdict, the sentence and the clauses as JSON.
     """
-    from lab.study import Ladder, read_any
+    from lab.study import names, read
 
-    declared = read_any(name)
-    folder = Path(out or f"{training.results}/{Path(name).stem}")
-    if isinstance(declared, Ladder):
-        return _ladder(declared, training, workers, engine, plan, folder, json)
-    from lab.budget import parse_amount
-    from lab.comparison import compare
-
-    budgets = [parse_amount(amount, "--budget") for amount in declared.budgets]
-    frame = compare(
-        declared.architectures, declared.tasks, budgets, results=training.results, workers=workers, engine=engine,
-        planner=training.planner(), plugin_files=training.plugin or [], started=STARTED,
-    )  # fmt: skip
-    if json:
-        print_json(frame)
-    else:
-        print(declared.question)
-        present(frame, training.results, str(folder))
-    return 1 if "failed" in set(frame["status"]) else 0
-
-
-def _ladder(
-    declared: "Ladder", training: Training, workers: int | None, engine: str, plan: bool, folder: Path, json: bool
-) -> int:
-    from dataclasses import replace
-
-    from pandas import concat
-
-    from lab import analysis, plugins, presets
-    from lab.analysis.ladder import ladder, told
-    from lab.budget import parse_budgets
-    from lab.errors import UsageError
-    from lab.frontier import Setup, carry_out
-    from lab.sweep import Grid
-
-    planner = training.planner()
-    if training.recipe is not None:
-        raise UsageError(f"--recipe {training.recipe}: a ladder's steps name their own recipes")
-    setups = {
-        step.name: Setup(
-            plugins.canonical("architectures", *plugins.parse("architectures", step.architecture)),
-            replace(planner, recipe=presets.read(step.recipe) if step.recipe else None),
-        )
-        for step in declared.steps
-    }
-    grid = Grid(parse_budgets(declared.budgets), declared.sizes, declared.seeds)
-    found = carry_out(
-        setups, declared.task, grid, trials=declared.tune or None, results=training.results, workers=workers, engine=engine,
-        plugin_files=training.plugin or [], plan_only=plan, started=STARTED,
-    )  # fmt: skip
-    if plan:
+    if name is None:
+        for each in names():
+            print(f"{each:<28} {read(each).question}")
         return 0
-    table = ladder(found.runs)
-    frame = concat(found.runs.values(), ignore_index=True)
-    material = analysis.Material(frame, analysis.curves(training.results), ladder=table)
-    paths = analysis.draw_all(material, folder, "ladder")
-    table.to_csv(folder / "steps.csv", index=False)
+    if not 0 < scale <= 1e12:
+        raise UsageError(f"--scale {scale}: must be above 0 and at most 1e12")
+    declared = read(name)
+    add_plugins(plugin)
+    from lab import evidence
+    from lab.run import check_writable
+
+    site = evidence.Site(results, workers, engine, plugin or [], scale, yes, STARTED)
+    folder = Path(out or Path(results, "studies", Path(name).stem))
+    if plan:
+        for part, each in declared.parts.items():
+            print(f"{part}: {evidence.plan(each, site)}")
+        return 0
+    check_writable(str(folder), "--out" if out else "--results")
+    gathered = {part: evidence.gather(part, each, site) for part, each in declared.parts.items()}
+    from lab import analysis
+    from lab.publication import publish
+
+    found = publish(Path(name).stem, declared, gathered, analysis.curves(results), folder, command())
     if json:
-        print_json(table)
+        print_json(found | {"folder": str(folder)})
     else:
-        print(f"{declared.question}\n\n{told(table, declared.steps[0].name)}")
-        print("\n".join(map(str, [folder / "steps.csv", *paths])))
-    return 1 if any("failed" in set(runs["status"]) for runs in found.runs.values()) else 0
+        told = [each.said for each in gathered.values() if each.said]
+        compared = [each.runs for each in gathered.values() if len(each.runs) and not each.said]
+        tables = [analysis.render(runs, analysis.curves(results)) for runs in compared]
+        print("\n\n".join([declared.question, *told, *tables, found["sentence"]]).rstrip())
+        print(f"page:    {folder / 'README.md'}\nfigures: {folder / 'figures'}")
+    failed = any("failed" in set(each.runs["status"]) for each in gathered.values() if len(each.runs))
+    return 1 if failed else 0

@@ -98,6 +98,7 @@ def measure(subject: Subject, times: int = 64) -> Finding:
     ended = verdict(table, math.log(task.outputs))
     found = {"verdict": ended.name, "at": ended.at, "longest": float(table["times"].iloc[-1])}
     found |= {"loss": float(table["loss"].iloc[0]), "loss_longest": float(table["loss"].iloc[-1])}
+    found["rise"] = found["loss_longest"] - found["loss"]
     said = f"{ended.name} up to {table['times'].iloc[-1]} times the training length of {task.length:,}{refused}" \
         if ended.name == "stable" else \
         f"{ended.name} at {ended.at:g} times the training length of {task.length:,}: {ended.why}{refused}"  # fmt: skip

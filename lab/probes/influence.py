@@ -60,6 +60,7 @@ def measure(subject: Subject) -> Finding:
         looks += [_by_octave(each, layer, weights) for layer, each in enumerate(masses, 1)]
         if weights == TRAINED:
             numbers |= decay(found)
+            numbers["exponential_over_power"] = numbers["exponential_r2"] - numbers["power_r2"]
             numbers |= {"attention_distance": float(np.mean([_mean_distance(each) for each in masses]))} if masses else {}
     sheets = {"influence": Sheet(concat(parts, ignore_index=True), VIEW)}
     if looks:

@@ -88,6 +88,7 @@ def measure(subject: Subject) -> Finding:
         found[f"error{after}"] = float(np.sqrt(np.mean([each.mean**2 for each in readings])))
         if weights == TRAINED:
             found |= {"optimum": float(np.mean([each.optimum for each in readings]))}
+            found["above_optimum"] = found["error"] - found["optimum"]
             found["moving"] = float(np.mean([each.size for each in readings]))
             said += f"; a signal is read back to {found['error']:.3g} of its rms over {window} steps, " \
                     f"the best {found['moving']:,.0f} numbers allow {found['optimum']:.2g}"  # fmt: skip

@@ -141,7 +141,7 @@ KINDS: dict[str, Kind] = {
         "What tuning bought", TUNED, lambda material: tuning.fairness_charts(material.frame, material.swept)
     ),
     "ladder": Kind(
-        "Ablation ladder", "the steps of a ladder; lab study makes them from a file of type ladder",
+        "Ablation ladder", "the steps of a frontier in a study; lab study draws it",
         lambda material: {"": None if material.ladder is None else ladder.ladder_chart(material.ladder)},
     ),
     "flop-breakdown": Kind(
