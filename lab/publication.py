@@ -146,20 +146,56 @@ def _cell(text: str) -> str:
     return " ".join(str(text).split()).replace("|", "\\|")
 
 
+ABOUT = """
+## A study of your own
+
+A TOML file, read and never executed: `lab study mine.toml`.
+
+```toml
+question = "Does my recurrence recall better than the LRU?"
+claim = "It does, at equal compute and size."
+source = "the note that says so"
+objections = ["One rate for both."]
+
+[parts.recall]                  # kinds: runs, frontier, speed, precision; their settings are the classes of lab/study.py
+kind = "runs"
+architectures = ["my_arch", "linear_rnn"]
+tasks = ["recall"]
+budgets = ["6e11"]
+probes = ["recall-map"]         # carried out on every run; their numbers are columns, as recall_map.farthest
+
+[[rules]]                       # the claim is supported where all rules are
+said = "it answers a tenth more"
+of = { architecture = "my_arch" }
+against = { architecture = "linear_rnn" }
+quantity = "score"              # any column of `lab.results`
+above = 0.1                     # or below; by = "ratio"; take = "greatest" or "least" of the rows of a seed
+```
+
+A rule compares rows that agree in everything that neither `of` nor `against` names, seed by seed. It is supported where the
+whole 95 % interval lies beyond the bound, not supported where it lies on the other side, else undecided; the claim is supported
+where all rules are, not supported where one is not, else undecided.
+"""
+
+
 def index(published: Path, link: str) -> str:
     """All studies of the lab: question, what came out, and where. link: where the published ones are, from the project's root."""
     lines = [
         "# Studies", "",
-        "Each is carried out by `lab study NAME`; `--plan` says what it takes, `--scale N` raises every budget. The sentences "
-        "were written by the data; whether a claim is supported is decided by the rules in the study's file (lab/studies).", "",
-        "| study | question | what came out |", "| --- | --- | --- |",
+        "A study puts a claim to the test: `lab study NAME` measures what its file asks for (lab/studies), and decides by rules that "
+        "were written before. `--plan` says what it takes, `--scale N` raises every budget for a larger machine.", "",
     ]  # fmt: skip
+    done, open_ = [], []
     for name in names():
         study, file = read(name), published / name / "study.json"
-        found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-        told = found.get("sentence") or ("measured, without a claim" if found else "not published")
-        lines.append(f"| {f'[{name}](../{link}/{name})' if found else name} | {_cell(study.question)} | {_cell(told)} |")
-    return "\n".join(lines) + "\n"
+        if file.is_file():
+            found = json.loads(file.read_text("utf-8"))
+            told = found["sentence"] or "It has no claim."
+            done += [f"### {_cell(study.question)}", "", f"[{name}](../{link}/{name}). {study.claim}", "", f"> {_cell(told)}", ""]
+        else:
+            open_.append(f"| `{name}` | {_cell(study.question)} |")
+    rest = ["## Not published", "", "| study | question |", "| --- | --- |", *open_] if open_ else []
+    return "\n".join([*lines, *done, *rest]).rstrip() + "\n" + ABOUT
 
 
 if __name__ == "__main__":

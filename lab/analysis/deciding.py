@@ -140,7 +140,7 @@ def _clause(rule: Rule, rows: pd.DataFrame) -> Clause:
 
 def _by_its_own(rule: Rule, rows: pd.DataFrame, ends: Sequence[str]) -> Clause:
     if len(rows) != 1:
-        raise UsageError(f"rule {rule.said!r}: {len(rows)} rows are meant where one is needed; say more in `of`")
+        raise UsageError(f"rule {rule.said!r}: {len(rows)} rows are meant where one is needed; say more in its of")
     row = rows.iloc[0]
     value, low, high = (float(row[name]) for name in (rule.quantity, *ends))
     reason = str(row.get("reason") or "no interval") if math.isnan(low) else ""
