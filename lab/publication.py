@@ -182,8 +182,8 @@ def index(published: Path, link: str) -> str:
     """All studies of the lab: question, what came out, and where. link: where the published ones are, from the project's root."""
     lines = [
         "# Studies", "",
-        "A study puts a claim to the test: `lab study NAME` measures what its file asks for (lab/studies), and decides by rules that "
-        "were written before. `--plan` says what it takes, `--scale N` raises every budget for a larger machine.", "",
+        "A study puts a claim to the test: `lab study NAME` measures what its file asks for (lab/studies), and decides by rules "
+        "that were written before. `--plan` says what it takes, `--scale N` raises every budget for a larger machine.", "",
     ]  # fmt: skip
     done, open_ = [], []
     for name in names():
