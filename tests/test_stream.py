@@ -70,14 +70,13 @@ def test_an_endless_sequence_is_made_as_it_is_read():
     assert max(inputs.shape[1] for inputs in whole) == needle.PIECE
     assert not torch.equal(torch.cat(whole, 1), torch.cat([inputs for inputs, _ in task.endless(10**5, 2)], 1))
     assert all(inputs.shape[1] <= needle.PIECE for inputs, _ in islice(task.endless(10**15, 1), 40))
-    whole, pieces = torch.cat(whole, 1), needle.PIECE
-    try:
-        needle.PIECE = 64
-        short = torch.cat([inputs for inputs, _ in task.endless(10**5, 1)], 1)
-    finally:
-        needle.PIECE = pieces
-    held = (whole < needle.LETTERS) | (whole >= IS)
-    assert torch.equal(whole[held], short[held])  # needles that lie across pieces are whole
+
+
+def test_a_needle_that_lies_across_pieces_is_whole(monkeypatch):
+    task = Needle(keys=8)
+    whole = torch.cat([inputs for inputs, _ in task.endless(2000, 1)], 1)
+    monkeypatch.setattr(needle, "PIECE", 5)
+    assert torch.equal(whole, torch.cat([inputs for inputs, _ in task.endless(2000, 1)], 1))
 
 
 class Ledger(Planted):
