@@ -12,15 +12,19 @@ The text is no language, and this matters. filler=repeated, as in the passkey te
 must be remembered, and any digit stands out. In filler=walk each letter is one to four letters after the last (2 bits a symbol);
 it crowds the memory, but holds nothing that resembles a needle. Other needles do: those are `keys`.
 Depth is the place of the needle from the first (0) to the last (1) that is possible, scored in tenths, at every length.
+
+The endless sequence has `keys` needles as well, the first at its very beginning. With one key it is the only one; others are put
+4^k positions after the beginning and 4^k before the end, k from 3, as many as `keys` says and spread evenly over these places.
+After 2^k positions, and at the end, all needles so far are asked for, each on its own.
 """
 
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from tasks.task import Batch, Split, Task, Tokens, of_split
@@ -28,6 +32,8 @@ from tasks.task import Batch, Split, Task, Tokens, of_split
 SYMBOLS = [*string.digits, *string.ascii_uppercase, *string.ascii_lowercase, "=", "?"]
 NAMES, LETTERS, IS, ASKS = 10, 36, 62, 63
 TENTHS = 10
+PIECE = 1 << 14
+"""Positions of the endless sequence at once; recurrences are hardly faster in longer ones."""
 
 
 class Needle(Task):
@@ -82,6 +88,45 @@ class Needle(Task):
         drawn = of_split(self._draw, split, index, size, seed)
         asked = torch.arange(self.length - self.digits, self.length).expand(size, -1)
         return Batch(drawn["inputs"].long(), drawn["targets"].long(), asked, slices={"depth": drawn["depth"]})
+
+    def endless(self, positions: int, seed: int) -> Iterator[tuple[Int[Tensor, "1 piece"], Batch | None]]:
+        rng, size = np.random.default_rng((seed, positions)), self.digits + 2
+        places = self._places(positions)
+        needles = np.full((len(places), size), IS, np.uint8)
+        needles[:, 0] = NAMES + rng.permutation(26)[: len(places)]
+        needles[:, 2:] = rng.integers(10, size=(len(places), self.digits))
+        letter, done = rng.integers(26), 0
+        moments = [1 << k for k in range(positions.bit_length()) if size <= 1 << k < positions]
+        for moment in [*moments, positions]:
+            while done < moment:
+                length = min(PIECE, moment - done)
+                steps = np.ones(length, np.uint8) if self.filler == "repeated" else rng.integers(1, 5, length, np.uint8)
+                walk = letter + np.cumsum(steps, dtype=np.int64)
+                letter, text = walk[-1] % 26, LETTERS + walk % 26
+                for place in np.flatnonzero((places < done + length) & (places + size > done)):
+                    begin, end = max(places[place], done), min(places[place] + size, done + length)
+                    text[begin - done : end - done] = needles[place, begin - places[place] : end - places[place]]
+                done += length
+                whole = places + size <= moment
+                asked = self._questions(needles[whole], moment - places[whole]) if done == moment else None
+                yield torch.from_numpy(text)[None], asked
+
+    def _places(self, positions: int) -> Int[np.ndarray, "keys"]:
+        """Where the needles of an endless sequence begin; fewer than `keys` where it is too short for so many."""
+        size, steps = self.digits + 2, [4**k for k in range(3, positions.bit_length())]
+        places = [0]
+        for place in sorted({*steps, *(positions - step for step in steps)}):
+            if places[-1] + size <= place <= positions - size:
+                places.append(place)
+        spread = np.linspace(0, len(places) - 1, min(self.keys, len(places))).round().astype(int)
+        return np.array(places)[spread]
+
+    def _questions(self, needles: UInt8[np.ndarray, "count size"], distances: Int[np.ndarray, "count"]) -> Batch:
+        values = torch.from_numpy(needles[:, 2:]).long()
+        asks, names = torch.full((len(needles), 1), ASKS), torch.from_numpy(needles[:, :1]).long()
+        read = torch.arange(1, self.digits + 1).expand(len(needles), -1)
+        distance = torch.from_numpy(distances)[:, None].expand(-1, self.digits)
+        return Batch(torch.cat([asks, names, values[:, :-1]], 1), values, read, slices={"distance": distance})
 
     def baselines(self) -> dict[str, float]:
         begins = self._field - self.digits - 1

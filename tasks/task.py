@@ -6,7 +6,7 @@ possible example to exactly one split by its hash; no example can be in two.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -149,6 +149,17 @@ class Task(ABC):
             NotImplementedError: there is none.
         """
         raise NotImplementedError("its sequences do not go on from one to the next")
+
+    def endless(self, positions: int, seed: int) -> Iterator[tuple[Shaped[Tensor, "1 piece *dim"], Batch | None]]:
+        """One sequence of so many positions, at least `length`, in consecutive pieces; and what is asked after each, if anything.
+
+        The inputs of a question go on where the piece ended, but are no part of the sequence; its slice `distance` is how many
+        positions before the question that which it asks for began. Memory does not depend on `positions`.
+
+        Raises:
+            NotImplementedError: there is none.
+        """
+        raise NotImplementedError("it has no sequence without end")
 
     @abstractmethod
     def baselines(self) -> dict[str, float]:

@@ -78,6 +78,18 @@ def test_a_probe_that_does_not_apply_says_so(store, tmp_path, capsys):
     assert err.startswith(f"left out: run {both[0]} (transformer on text")
 
 
+def test_a_stream_of_a_run_on_needles(store, tmp_path, capsys):
+    root, runs = store
+    id = stored(root, "linear_rnn", "needle:length=32,digits=2")[0]
+    argv = ["probe", "stream", id, runs["recall"], "--positions", 2048, "--results", root, "--out", tmp_path, "--json"]
+    code, out, err = lab(*argv, capsys=capsys)
+    (found,) = json.loads(out)
+    assert code == 0
+    assert "it has no sequence without end" in err
+    assert found["numbers"]["positions"] == 2048
+    assert {"stream.png", "stream_cost.png", "stream_after.png"} <= set(os.listdir(tmp_path))
+
+
 def test_throughput_is_that_of_training_steps(store, tmp_path, monkeypatch, capsys):
     root, runs = store
 
@@ -101,6 +113,7 @@ def test_throughput_is_that_of_training_steps(store, tmp_path, monkeypatch, caps
         (["position", "nothing"], "no such run"),
         (["positoin", "nothing"], "position"),
         (["extrapolation", "nothing", "--times", "1"], "--times 1"),
+        (["stream", "nothing", "--positions", "0"], "--positions 0"),
         (["noise-scale", "nothing", "--measurements", "1"], "--measurements 1"),
     ],
 )

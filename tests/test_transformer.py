@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from architectures.ops import positions
 from architectures.ops.attention import ROWS, attend, attend_definition, pairs
 from architectures.ops.positions import alibi_slopes, distances, rotate, sinusoids
 from architectures.stack import MLP, SwiGLU
@@ -90,6 +91,17 @@ def test_sinusoids():
     waves = sinusoids(-1, 3, torch.zeros(4).double())
     want = [[math.sin(p), math.sin(p / 100), math.cos(p), math.cos(p / 100)] for p in (-1, 0, 1, 2)]
     close(waves, torch.tensor(want, dtype=torch.float64))
+
+
+def test_far_positions_are_exact_and_keep_no_table():
+    before = positions._table.cache_info()
+    waves = sinusoids(10**9, 10**9 + 3, torch.zeros(4).double())
+    want = [[math.sin(p), math.sin(p / 100), math.cos(p), math.cos(p / 100)] for p in range(10**9, 10**9 + 3)]
+    close(waves, torch.tensor(want, dtype=torch.float64))
+    assert positions._table.cache_info() == before
+    end = positions.LONGEST
+    across = sinusoids(end - 2, end + 2, torch.zeros(6))
+    close(across[:2], sinusoids(end - 2, end, torch.zeros(6)))
 
 
 def test_positions_read_in_evaluation_serve_training():

@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+LONGEST = 1 << 20
+"""Positions in a table; farther ones are made each time, so that a long sequence takes no more memory than a short one."""
+
 
 def rotate(x: Float[Tensor, "*batch length dim"], start: int) -> Float[Tensor, "*batch length dim"]:
     """Turn the pair (x[m], x[m + dim/2]) at position p by the angle p * 10000^(-2m/dim); the first position is `start`."""
@@ -34,6 +37,8 @@ def distances(rows: slice, columns: slice, device: torch.device) -> Tensor:
 
 
 def _waves(start: int, stop: int, dim: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    if stop > LONGEST:
+        return _made(start, stop, dim, like.dtype, like.device)
     low = -_power_of_two(-start) if start < 0 else 0
     sin, cos = _table(low, _power_of_two(max(stop, 1)), dim, like.dtype, like.device)
     return sin[start - low : stop - low], cos[start - low : stop - low]
@@ -43,9 +48,11 @@ def _power_of_two(least: int) -> int:
     return 1 << (least - 1).bit_length()
 
 
-@lru_cache(maxsize=16)
-def _table(start: int, stop: int, dim: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def _made(start: int, stop: int, dim: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False), torch.no_grad():  # else a table made in evaluation could not be used in training
         frequency = 10_000 ** (-torch.arange(0, dim, 2, device=device, dtype=torch.float64) / dim)
         angle = torch.arange(start, stop, device=device, dtype=torch.float64)[:, None] * frequency
         return angle.sin().to(dtype), angle.cos().to(dtype)
+
+
+_table = lru_cache(maxsize=16)(_made)

@@ -89,6 +89,21 @@ def extrapolation(*runs: str, times: int = 64, looking: Looking = USUAL) -> None
     look("extrapolation", runs, looking, times=times)
 
 
+@probe.command
+def stream(*runs: str, positions: int = 1 << 20, looking: Looking = USUAL) -> None:
+    """What is recalled of one sequence without end by distance, at constant memory; what would a transformer need?
+
+    Parameters
+    ----------
+    runs
+        Ids, or folders, of runs.
+    positions
+        How many are read, one after the other: a few hundred thousand a second.
+    """
+    within("--positions", positions, 1, 1 << 50)
+    look("stream", runs, looking, positions=positions)
+
+
 def _command(name: str, question: str) -> Callable[..., None]:
     def command(*runs: str, looking: Looking = USUAL) -> None:
         look(name, runs, looking)
