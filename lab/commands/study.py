@@ -50,7 +50,7 @@ def study(
     json
         Print the verdict, the sentence and the clauses as JSON.
     """
-    from lab.study import names, read
+    from lab.study import Runs, names, read
 
     if name is None:
         for each in names():
@@ -79,9 +79,9 @@ def study(
         print_json(found | {"folder": str(folder)})
     else:
         told = [each.said for each in gathered.values() if each.said]
-        compared = [each.runs for each in gathered.values() if len(each.runs) and not each.said]
+        compared = [gathered[part].runs for part, each in declared.parts.items() if isinstance(each, Runs)]
         tables = [analysis.render(runs, analysis.curves(results)) for runs in compared]
-        print("\n\n".join([declared.question, *told, *tables, found["sentence"]]).rstrip())
+        print("\n\n".join([declared.question, *tables, *told, found["sentence"]]).rstrip())
         print(f"page:    {folder / 'README.md'}\nfigures: {folder / 'figures'}")
     failed = any("failed" in set(each.runs["status"]) for each in gathered.values() if len(each.runs))
     return 1 if failed else 0

@@ -52,7 +52,7 @@ def gather(part: Runs, site: Site) -> Evidence:
         loss_at_equal_time=_at_equal("seconds", frame, points[points["id"].isin(ids)]),
         loss_at_equal_tokens=_at_equal("tokens", frame, points[points["id"].isin(ids)]),
     )
-    return Evidence(rows, frame, found)
+    return Evidence(rows, frame, found, said=_said(frame, found))
 
 
 def plan(part: Runs, site: Site) -> str:
@@ -78,6 +78,13 @@ def _planner(part: Runs, site: Site) -> Planner:
 
 def _budgets(part: Runs, site: Site) -> list[float]:
     return [site.scale * parse_amount(budget, "budgets") for budget in part.budgets]
+
+
+def _said(frame: pd.DataFrame, found: list[findings.Finding]) -> str:
+    """What probes found in the runs of the first seed, a line each."""
+    first = frame[frame["seed"] == frame["seed"].min()]
+    names = {run: f"{row} on {task}" for run, row, task in zip(first["id"], first["architecture"], first["task"], strict=True)}
+    return "\n".join(f"{names[each.run]}, {each.probe}: {each.said}" for each in found if each.run in names)
 
 
 def _probe(text: str) -> tuple[str, dict[str, int]]:
