@@ -52,7 +52,7 @@ def clauses_chart(table: pd.DataFrame, caption: str) -> Chart:
             ends = mine[["value", "low", "high"]].to_numpy(float)
             ends = np.append(ends[np.isfinite(ends)], [float(asked.split()[1]) for asked in mine["asked"]])
             if name.startswith("ratio") and ends.min() > 0 and ends.max() > 4 * ends.min():
-                log_axis(axes.xaxis, ends.min(), ends.max() * (1 + 1e-9))
+                log_axis(axes.xaxis, float(ends.min()), float(ends.max()) * (1 + 1e-9))
         keys = [
             Line2D([], [], label=verdict, color=COLOURS[colour], marker=marker, linewidth=1.4)
             for verdict, (colour, marker) in LOOKS.items()

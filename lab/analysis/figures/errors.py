@@ -31,10 +31,10 @@ def errors_chart(table: pd.DataFrame) -> Chart:
         for axes, kind in zip(every, KINDS, strict=True):
             for name, line in worst.dropna(subset=kind).groupby("architecture"):
                 axes.plot(line["length"], line[kind].clip(lower=FLOOR), **looks[str(name)].line)
-            log_axis(axes.xaxis, worst["length"].min(), worst["length"].max() * (1 + 1e-9))
+            log_axis(axes.xaxis, float(worst["length"].min()), float(worst["length"].max()) * (1 + 1e-9))
             known = worst[kind].dropna().clip(lower=FLOOR)
             if len(known):
-                log_axis(axes.yaxis, known.min(), known.max() * (1 + 1e-9))
+                log_axis(axes.yaxis, float(known.min()), float(known.max()) * (1 + 1e-9))
             axes.set(xlabel="positions", ylabel="error / largest output")
         legend(chart, looks)
     chart.name, chart.title, chart.data = "errors", "Numerical errors by length", table
