@@ -34,7 +34,7 @@ def publish(
     Raises:
         UsageError: a rule asks for what was not measured.
     """
-    rows = pd.concat([each.rows for each in evidence.values()], ignore_index=True)
+    rows = pd.concat([each.rows for each in evidence.values()], ignore_index=True).copy()  # in one piece
     clauses = deciding.decide([_canonical(rule) for rule in study.rules], rows)
     table = deciding.table(clauses)
     found = {
@@ -77,7 +77,7 @@ def _canonical(rule: Rule) -> Rule:
 def _together(evidence: Mapping[str, Evidence]) -> pd.DataFrame:
     """The runs of all parts, each once."""
     parts = [each.runs for each in evidence.values() if len(each.runs)]
-    return pd.concat(parts, ignore_index=True).drop_duplicates("id", ignore_index=True) if parts else pd.DataFrame()
+    return pd.concat(parts, ignore_index=True).drop_duplicates("id", ignore_index=True).copy() if parts else pd.DataFrame()
 
 
 def _probed(evidence: Mapping[str, Evidence]) -> list[Chart]:
