@@ -66,8 +66,8 @@ class Clause:
     def measure(self) -> str:
         """What the number is."""
         name = self.rule.quantity.replace("_", " ").replace(".", ": ")
-        name = name if self.rule.take == "mean" else f"{self.rule.take} {name}"
-        return name if not self.rule.against else f"{self.rule.by} of {name}"
+        name = f"{self.rule.by} of {name}" if self.rule.against else name
+        return name if self.rule.take == "mean" else f"{self.rule.take} {name}"
 
     @property
     def asked(self) -> str:
