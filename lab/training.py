@@ -34,7 +34,7 @@ from lab.errors import UsageError, place
 from lab.evaluation import evaluate_all
 from lab.gate import Leak, gate
 from lab.interim import Interim
-from lab.model import Model, build_task, count_parameters, model_of, state_size
+from lab.model import Model, build_task, code_of, count_parameters, model_of, state_size
 from lab.recipe import Recipe
 from lab.run import Run, Spec, Store, write_durably
 from lab.throughput import throughput
@@ -338,6 +338,9 @@ def train(
     task = build_task(spec.names[1], spec.task_settings)
     if task.data != spec.data:
         raise ValueError(f"the data behind {spec.task} changed: expected hash {spec.data[:12]}, found {task.data[:12]}")
+    for kind, code in code_of(*spec.names, _on_meta(spec, task)).items():
+        if code != spec.code[kind]:
+            raise ValueError(f"the code in {kind} changed after the run was planned; the same command plans it anew")
 
     recipe = Recipe.read(spec.recipe)
 

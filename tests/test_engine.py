@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from lab import overhead
+from lab import overhead, plugins
 from lab.engines import Pool, starter
 from lab.planning import Planner, Shape
 from lab.run import Store
@@ -79,6 +79,34 @@ class Fatal(Stack):
     def __init__(self, dim, depth, *, causal=True):
         super().__init__(dim, depth, lambda: Layer(dim), causal=causal)
 '''
+
+
+def test_a_plug_in_that_is_edited_in_a_sweep_is_not_run_as_the_one_that_was_planned(tmp_path):
+    """A worker that has the code of before goes on with it; one that was started after the edit refuses."""
+    file = tmp_path / "fatal.py"
+    file.write_text(FATAL.replace("ACTION", "pass"))
+    plugins.add_file(str(file))
+    short = overhead._spec_of(PLANNER, "fatal", "selective_copying", 10)
+    specs = [short, replace(short, seed=1), replace(short, seed=2, budget=100 * short.budget)]
+    pool, deaths = starter("local", 1, [str(file)])(Store(tmp_path)), []
+
+    def listener(spec, event):
+        if event["event"] == "end" and spec.seed == 0:
+            file.write_text(FATAL.replace("ACTION", "x = 2 * x"))
+        if event["event"] == "step" and spec.seed == 2 and not deaths:
+            deaths.append(spec)
+            (child,) = pool.engine._busy
+            child.process.kill()
+
+    try:
+        pool.carry_out(specs, listener)
+    finally:
+        pool.close()
+    records = {seed: Store(tmp_path).find(spec.id) for seed, spec in enumerate(specs)}
+    assert [record["status"] for record in records.values()] == ["done", "done", "failed"]
+    assert "the code in architectures changed after the run was planned; the same command plans it anew" in records[2]["reason"]
+    assert not records[2]["scores"]
+    assert records[0]["environment"]["plugins"] == records[1]["environment"]["plugins"]
 
 
 def compare(results, *more, **popen):
