@@ -162,7 +162,7 @@ def test_comments_do_not_make_other_results_but_code_does(tmp_path):
 
 
 def test_what_is_hashed_is_what_runs(tmp_path):
-    """Python keeps compilations by the second and the size of a file: an edit of a number within a second would be passed over."""
+    """Python keeps compilations by second and size of a file: an edit of a number within a second would be passed over."""
     file = tmp_path / "hasty.py"
     found = []
     for value in (1, 2):
