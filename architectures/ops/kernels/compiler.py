@@ -35,7 +35,7 @@ class _Kept(IndexDataCacheFile):
 def kernel(function: Callable[..., None]) -> Any:
     """Compile it when it is first called."""
     try:
-        compiled = numba.njit(nogil=True, fastmath=_EXACT, error_model="numpy", cache=True)(function)
+        compiled: Any = numba.njit(nogil=True, fastmath=_EXACT, error_model="numpy", cache=True)(function)
     except RuntimeError:  # nowhere to keep it
         return numba.njit(nogil=True, fastmath=_EXACT, error_model="numpy")(function)
     cache = compiled._cache
