@@ -167,23 +167,27 @@ def fingerprint(kind: str, name: str, parts: Iterable[type] = ()) -> str:
     own = inspect.getsourcefile(load(kind, name)) or ""
     others = ({inspect.getsourcefile(part) or "" for part in parts} | _generators(own)) - shared - {own}
     files = [own, *sorted(file for file in others if str(_folder(kind) / "ops") not in file)]
-    return hashlib.sha256("".join(map(_code, files)).encode()).hexdigest()[:12]
+    return hashlib.sha256("".join(_code(_source(file)) for file in files).encode()).hexdigest()[:12]
 
 
 def _generators(file: str) -> set[str]:
     """Files of `tasks/sources` that a file imports, those that they import included: what generates the data."""
-    tree, folder = ast.parse(_source(file)), _folder("tasks") / "sources"
-    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-    modules |= {
-        f"{node.module}.{alias.name}" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
+    folder, modules = _folder("tasks") / "sources", _imports(_source(file))
     found = {str(folder / f"{module.rpartition('.')[2]}.py") for module in modules if module.startswith("tasks.sources.")}
     found = {path for path in found if Path(path).is_file()} - {file}
     return found.union(*(_generators(path) for path in found))
 
 
-def _code(file: str) -> str:
-    tree = ast.parse(_source(file))
+@cache
+def _imports(source: bytes) -> set[str]:
+    """The modules that some code imports from, and what it imports as if they were modules."""
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom) and node.module]
+    return {f"{node.module}" for node in nodes} | {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+
+
+@cache
+def _code(source: bytes) -> str:
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
