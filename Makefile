@@ -17,7 +17,7 @@ test: .venv/installed-dev
 	.venv/bin/ruff format --check
 	.venv/bin/pyright
 	.venv/bin/lint-imports
-	.venv/bin/pytest -n 2 $(ARGS)
+	.venv/bin/pytest -n 2 --dist worksteal $(ARGS)
 
 soak: .venv/installed-dev
 	PYTHONPATH=tests .venv/bin/python -m soak $(ARGS)

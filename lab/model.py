@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from architectures.backbone import Backbone, Flops, State
+from architectures.backbone import Backbone, Flops, SequenceMap, State
 from architectures.ops.positions import sinusoids
 from architectures.stack import Residual
 from lab import plugins
@@ -187,6 +187,15 @@ def build_task(name: str, settings: Mapping[str, Any]) -> Task:
         return plugins.load("tasks", name)(**settings)
     except Exception as error:
         raise UsageError(f"--tasks {plugins.told('tasks', name)}: {reason(error)}") from error
+
+
+def code_of(architecture: str, task: str, backbone: Backbone) -> dict[str, str]:
+    """Hashes of the code of two plug-ins, by kind. architecture, task: their names; backbone: built of the first."""
+    parts = {type(module) for module in backbone.modules() if isinstance(module, SequenceMap)}
+    return {
+        "architectures": plugins.fingerprint("architectures", architecture, parts),
+        "tasks": plugins.fingerprint("tasks", task),
+    }
 
 
 def count_parameters(module: nn.Module) -> int:

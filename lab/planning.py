@@ -7,11 +7,10 @@ from typing import Any, Literal
 
 import torch
 
-from architectures.backbone import SequenceMap
 from lab import machine, matching, memory, plugins, presets
 from lab.budget import shown
 from lab.errors import UsageError, within
-from lab.model import Model, build, build_task, count_parameters
+from lab.model import Model, build, build_task, code_of, count_parameters
 from lab.recipe import Recipe
 from lab.run import Spec, Store
 from lab.training import plan_steps, sequence_cost
@@ -93,7 +92,6 @@ class Planner:
         with torch.device("meta"):
             model = build(name, made, dim=dim, depth=self.shape.depth, settings=settings, recipe=recipe)
         recipe = recipe.at(count_parameters(model))
-        kinds = {type(module) for module in model.backbone.modules() if isinstance(module, SequenceMap)}
         spec = Spec(
             architecture=plugins.canonical("architectures", name, given),
             settings=settings,
@@ -101,10 +99,7 @@ class Planner:
             depth=self.shape.depth,
             task=task_text,
             task_settings=plugins.resolved("tasks", task_name, task_given),
-            code={
-                "architectures": plugins.fingerprint("architectures", name, kinds),
-                "tasks": plugins.fingerprint("tasks", task_name),
-            },
+            code=code_of(name, task_name, model.backbone),
             data=made.data,
             budget=budget,
             batch=self.batch or max(1, (recipe.tokens or STEP_TOKENS) // made.length),

@@ -15,6 +15,7 @@ import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -25,6 +26,8 @@ CONTRACTS = {"architectures": "Backbone", "tasks": "Task"}
 _NOT_PLUGINS = {"architectures": {"backbone", "stack"}, "tasks": {"task"}}
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _files: dict[str, dict[str, Path]] = {"architectures": {}, "tasks": {}}
+_sources: dict[str, bytes] = {}
+"""What files of code held when they were loaded, or first looked at: what runs here, whatever is written there later."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,13 @@ def _announce(kind: str, name: str, file: Path) -> None:
 
 
 def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+    return hashlib.sha256(_source(file)).hexdigest() if file.is_file() else ""
+
+
+def _source(file: str | Path) -> bytes:
+    if str(file) not in _sources:
+        _sources[str(file)] = Path(file).read_bytes()
+    return _sources[str(file)]
 
 
 def _points(kind: str, name: str) -> list[EntryPoint]:
@@ -156,25 +165,29 @@ def fingerprint(kind: str, name: str, parts: Iterable[type] = ()) -> str:
     """
     shared = {str(_folder(kind) / f"{module}.py") for module in _NOT_PLUGINS[kind]}
     own = inspect.getsourcefile(load(kind, name)) or ""
-    others = ({inspect.getsourcefile(part) or "" for part in parts} | _sources(own)) - shared - {own}
+    others = ({inspect.getsourcefile(part) or "" for part in parts} | _generators(own)) - shared - {own}
     files = [own, *sorted(file for file in others if str(_folder(kind) / "ops") not in file)]
-    return hashlib.sha256("".join(map(_code, files)).encode()).hexdigest()[:12]
+    return hashlib.sha256("".join(_code(_source(file)) for file in files).encode()).hexdigest()[:12]
 
 
-def _sources(file: str) -> set[str]:
+def _generators(file: str) -> set[str]:
     """Files of `tasks/sources` that a file imports, those that they import included: what generates the data."""
-    tree, folder = ast.parse(Path(file).read_text("utf-8")), _folder("tasks") / "sources"
-    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-    modules |= {
-        f"{node.module}.{alias.name}" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
+    folder, modules = _folder("tasks") / "sources", _imports(_source(file))
     found = {str(folder / f"{module.rpartition('.')[2]}.py") for module in modules if module.startswith("tasks.sources.")}
     found = {path for path in found if Path(path).is_file()} - {file}
-    return found.union(*(_sources(path) for path in found))
+    return found.union(*(_generators(path) for path in found))
 
 
-def _code(file: str) -> str:
-    tree = ast.parse(Path(file).read_text("utf-8"))
+@cache
+def _imports(source: bytes) -> set[str]:
+    """The modules that some code imports from, and what it imports as if they were modules."""
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom) and node.module]
+    return {f"{node.module}" for node in nodes} | {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+
+
+@cache
+def _code(source: bytes) -> str:
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
@@ -261,9 +274,18 @@ def _folder(kind: str) -> Path:
     return Path(__file__).parent.parent / kind
 
 
+class _Loader(SourceFileLoader):
+    """Runs what is hashed: never what Python kept compiled, which may be older than an edit within the same second."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        _sources[self.path] = self.get_data(self.path)
+        return self.source_to_code(_sources[self.path], self.path)
+
+
 @cache
 def _import_file(file: Path) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(f"lab_plugin_{file.stem}", file)
+    name = f"lab_plugin_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file, loader=_Loader(name, str(file)))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
@@ -34,7 +36,7 @@ from lab.errors import UsageError, place
 from lab.evaluation import evaluate_all
 from lab.gate import Leak, gate
 from lab.interim import Interim
-from lab.model import Model, build_task, count_parameters, model_of, state_size
+from lab.model import Model, build_task, code_of, count_parameters, model_of, state_size
 from lab.recipe import Recipe
 from lab.run import Run, Spec, Store, write_durably
 from lab.throughput import throughput
@@ -221,8 +223,8 @@ class Recorder(L.Callback):
             write_durably(path, "".join(f"{row}\n" for row in rows if _step_of(row) <= self.next).encode())
         if self.random is not None:
             restore_random_states(self.random)
-        if self.ranks.world > 1:  # Lightning put one before it that waits for the other ranks wherever they are
-            signal.signal(signal.SIGTERM, self.on_sigterm)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.on_sigterm)  # Lightning's leaves without a checkpoint, or waits for other ranks
         self.clock = self.saved = time.monotonic()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
@@ -338,6 +340,9 @@ def train(
     task = build_task(spec.names[1], spec.task_settings)
     if task.data != spec.data:
         raise ValueError(f"the data behind {spec.task} changed: expected hash {spec.data[:12]}, found {task.data[:12]}")
+    for kind, code in code_of(*spec.names, _on_meta(spec, task)).items():
+        if code != spec.code[kind]:
+            raise ValueError(f"the code in {kind} changed after the run was planned; the same command plans it anew")
 
     recipe = Recipe.read(spec.recipe)
 
@@ -469,7 +474,7 @@ def _fit(learner: Learner, recorder: Recorder, parts: Parts, folder: Path, steps
         except Diverged as diverged:
             what, last = diverged.args
             return _diverged(what, recorder.next + 1, last)
-        except Interrupted:
+        except (Interrupted, SIGTERMException):  # the latter of a signal before training began
             return "interrupted"
     save(trainer, folder)
     if not all(whole(parameter.isfinite().all()) for parameter in learner.parameters()):

@@ -12,11 +12,10 @@ from typing import Any, get_args
 
 import torch
 
-from architectures.backbone import SequenceMap
 from lab import optimizers, plugins
 from lab.budget import TRAIN_OVER_FORWARD
 from lab.errors import UsageError
-from lab.model import Model, build_task, count_parameters, model_of, state_size
+from lab.model import Model, build_task, code_of, count_parameters, model_of, state_size
 from lab.planning import Shape
 from lab.recipe import Recipe
 from lab.run import SCHEMA, LeakGate, Spec, Status, Store
@@ -181,17 +180,13 @@ def _curve(file: Path, record: dict[str, Any], spec: Spec) -> list[str]:
 def _rebuilt(record: dict[str, Any], spec: Spec) -> tuple[list[str], str]:
     """What the architecture and the task say today, if their code is the recorded one; else why nothing was rebuilt."""
     try:
-        name, task_name = spec.names
         Shape(spec.depth, spec.dim)
-        now = {"tasks": plugins.fingerprint("tasks", task_name)}
-        task = build_task(task_name, spec.task_settings)
+        task = build_task(spec.names[1], spec.task_settings)
         with torch.device("meta"):
             model = model_of(spec, task)
-        kinds = {type(module) for module in model.backbone.modules() if isinstance(module, SequenceMap)}
-        now["architectures"] = plugins.fingerprint("architectures", name, kinds)
     except UsageError as error:
         return [], f"FLOPs and data were not recomputed: {error}"
-    changed = [kind for kind, code in now.items() if spec.code.get(kind) != code]
+    changed = [kind for kind, code in code_of(*spec.names, model.backbone).items() if spec.code.get(kind) != code]
     if changed:
         return [], f"FLOPs and data were not recomputed: the code in {' and '.join(sorted(changed))} has changed since"
     faults = [] if task.data == spec.data else [f"the data's hash is {task.data[:12]}, the record has {spec.data[:12]}"]

@@ -101,16 +101,18 @@ def small(architecture, task="flip_flop:length=32", steps=8, batch=8, **planner)
     return overhead._spec_of(Planner(Shape(dim=8, depth=2), batch, **planner), architecture, task, steps)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
-def test_two_devices_are_one(tmp_path, cycle, strategy):
+@pytest.mark.parametrize(
+    ("strategy", "count"), [("ddp", 3), *(pytest.param(name, 6, marks=pytest.mark.slow) for name in ("ddp", "fsdp2"))]
+)
+def test_two_devices_are_one(tmp_path, cycle, strategy, count):
     specs = [
-        small("transformer"),
         small("transformer:mlp=moe", accumulate=2),
-        small("linear_rnn", accumulate=2),
         small("lstm", "cycle", carry_state=True, accumulate=2),
-        small("transformer:attention=window,window=4", "cycle", carry_state=True),
         small("linear_rnn", precision="bfloat16"),
-    ]
+        small("transformer"),
+        small("linear_rnn", accumulate=2),
+        small("transformer:attention=window,window=4", "cycle", carry_state=True),
+    ][:count]
     one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
     for spec in specs:
         training.train(spec, one, leak_gate=False)
@@ -301,7 +303,7 @@ class Command:
 @pytest.mark.parametrize(
     ("whom", "number", "more"),
     [
-        ("first", signal.SIGTERM, ()),
+        pytest.param("first", signal.SIGTERM, (), marks=pytest.mark.slow),
         pytest.param("other", signal.SIGTERM, (), marks=pytest.mark.slow),
         pytest.param("first", signal.SIGINT, ("--strategy", "fsdp2"), marks=pytest.mark.slow),
     ],

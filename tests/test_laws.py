@@ -20,12 +20,25 @@ FORMS = [
     "linear_rnn:normalise=false",
     "s4:kernel=diagonal,init=lin,discretisation=zoh",
 ]
+SLOWEST = "lstm_attention"
 NAMES = plugins.names("architectures")
 
 
-@pytest.mark.parametrize("form", FORMS)
+LATER = ("preset=gpt1", "preset=gpt2", "preset=gpt3", "preset=gopher", "preset=palm", "norm=instance", "version=4", "version=5")
+"""Forms of architectures that are made of the same parts as one that all runs of the tests try."""
+
+
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=[pytest.mark.slow] * form.endswith(LATER)) for form in FORMS if form != SLOWEST]
+)
 def test_laws(form):
     report = check(form)
+    assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_laws_of_the_slowest(depth):
+    report = check(SLOWEST, depth=depth)
     assert report.passed, str(report)
 
 

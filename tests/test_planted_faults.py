@@ -6,8 +6,12 @@ from planted import FAULTS, HEALTHY
 from lab.conformance import check
 from lab.laws import LAWS
 
+SLOW = ("Step",)  # position by position
 
-@pytest.mark.parametrize("backbone", HEALTHY, ids=lambda cls: cls.__name__)
+
+@pytest.mark.parametrize(
+    "backbone", [pytest.param(cls, marks=[pytest.mark.slow] * (cls.__name__ in SLOW), id=cls.__name__) for cls in HEALTHY]
+)
 def test_healthy_backbones_keep_every_law(backbone):
     report = check(backbone)
     assert report.passed, str(report)

@@ -17,7 +17,7 @@ def test_the_example_architecture_checks_and_compares(tmp_path):
     subprocess.run([sys.executable, "-m", "lab", "new-architecture", "my_arch"], cwd=tmp_path, check=True)
     assert (tmp_path / "my_arch.py").read_text("utf-8") == example
     check, compare = re.search(r"```\n(lab check my_arch.*?)\n(lab compare.*?)\n```", README, re.S).groups()
-    small = f"{compare} --size 5k --seeds 1 --results r".replace("--budget 1e11", "--budget 3e8")
+    small = f"{compare} --size 5k --seeds 1 --workers 1 --results r".replace("--budget 1e11", "--budget 3e8")
     for command in (check, small):
         done = subprocess.run([sys.executable, "-m", *command.split()], cwd=tmp_path, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stdout + done.stderr

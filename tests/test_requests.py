@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import sys
 from dataclasses import asdict, fields, replace
 
 import pytest
@@ -157,6 +159,22 @@ def test_comments_do_not_make_other_results_but_code_does(tmp_path):
         plugins.add_file(str(file))
         prints.append(plugins.fingerprint("architectures", f"arch_{i}"))
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_what_is_hashed_is_what_runs(tmp_path):
+    """Python keeps compilations by second and size of a file: an edit of a number within a second would be passed over."""
+    file = tmp_path / "hasty.py"
+    found = []
+    for value in (1, 2):
+        file.write_text(PLUGIN.replace("# more", f"VALUE = {value}"))
+        os.utime(file, (1e9, 1e9))
+        plugins._import_file.cache_clear()
+        plugins.load.cache_clear()
+        plugins.add_file(str(file))
+        found.append((sys.modules["lab_plugin_hasty"].VALUE, plugins.fingerprint("architectures", "hasty")))
+    (first, before), (second, after) = found
+    assert (first, second) == (1, 2)
+    assert before != after
 
 
 PLUGIN = '''

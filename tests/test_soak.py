@@ -27,7 +27,7 @@ def held(tally):
         (storm.one_machine, 0.015),
         (commands.disks, 0.14),
         (records.divergence, 0.2),
-        (records.budgets, 0.1),
+        (records.budgets, 0.05),
         (records.edits, 0.1),
     ],
     ids=lambda each: getattr(each, "__name__", ""),

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 from dataclasses import replace
 from itertools import islice, pairwise
 
@@ -253,6 +255,16 @@ def test_slices_and_harder_variants_are_scored(tmp_path):
     assert {"loss", "accuracy", "accuracy@pairs=4,length=128", "accuracy@pairs=8,length=128"} <= names
     assert "accuracy[gap=8-15]" in names
     assert set(run.scores["validation"]) == {"loss", "accuracy"}
+
+
+def test_a_signal_is_heard_by_the_lab_alone(tmp_path):
+    """Lightning would leave after the step with exit code 0 and no checkpoint, where whoever asks `stop` was not told as soon."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        sent = training.train(spec_for(steps=4), Store(tmp_path), progress=lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (sent.status, sent.steps) == ("done", 4)
 
 
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path, monkeypatch):

@@ -138,8 +138,31 @@ def page(table: str, given: argparse.Namespace) -> str:
     arguments = [f"--scale {given.scale:g}"] * (given.scale != 1) + [f"--seed {given.seed}"] * (given.seed != 0)
     command = "make soak" + (f' ARGS="{" ".join(arguments)}"' if arguments else "")
     disk = "tmpfs and limits on the size of files" if can_mount() else "limits on the size of files"
-    return PAGE.format(command=command, commit=commit or "unknown", python=platform.python_version(), table=table, disk=disk)
+    tests = [", ".join(f"`test_{name}.py`" for name in names.split()) for _, names, _ in PROMISES]
+    promises = "\n".join(f"| {what} | {by} | {rows} |" for (what, _, rows), by in zip(PROMISES, tests, strict=True))
+    return PAGE.format(command=command, commit=commit or "unknown", python=platform.python_version(), table=table, disk=disk,
+                       promises=promises)  # fmt: skip
 
+
+PROMISES = [
+    ("a run that is killed and started again is the run, bit for bit", "training soak carried", "SIGKILL in a run"),
+    ("no checkpoint is lost by a write; one that was cut or flipped is noticed, and the one before is used",
+     "checkpoint devices", "a checkpoint"),
+    ("no result is lost or doubled; two comparisons share a store",
+     "claim store engine", "writers, a machine, two lab compare"),
+    ("SIGTERM and Ctrl-C end with a checkpoint, within ten seconds, and the command that goes on",
+     "soak training devices", "SIGTERM or Ctrl-C"),
+    ("a run that diverges stops and is counted", "training analysis report", "NaN"),
+    ("FLOPs used are at most the budget, and more than it less a step; an edited record is found",
+     "training verify", "a random budget, a value of a record"),
+    ("whatever is typed or found in a file: one line, the right exit code, nothing left behind",
+     "faults strange_input messages", "a full disk"),
+    ("data are parsed and never executed; what runs is what was hashed; nothing listens and no network is asked unless told to",
+     "security requests engine kernels", ""),
+    ("old records are read, newer ones refused by name", "old_records", ""),
+    ("a backbone that sees the future is refused", "gate planted_faults", ""),
+]  # fmt: skip
+"""What is promised, the files of tests that try it in small, and the rows of the table that try it in large."""
 
 PAGE = """# What the lab survives
 
@@ -155,6 +178,14 @@ optimizer, curve and scores bit for bit those of a run that was left alone, reco
 ```
 
 `ARGS="--scale 0.1"` does a tenth, `ARGS="--only writers"` one fault; the code is in `tests/soak/`.
+
+## Which promise is shown where
+
+`make test` tries each promise in small, by the tests of these files; the rows of the table above do some of them in large.
+
+| promise | tests | rows |
+| --- | --- | --- |
+{promises}
 """
 
 

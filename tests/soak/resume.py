@@ -38,12 +38,13 @@ def outcome(store: Store, spec: Spec) -> dict[str, Any]:
     record = json.loads((folder / "run.json").read_text())
     kept = ("status", "scores", "flops", "flops_by_kind", "tokens", "steps", "evaluation_flops", "reason", "refused")
     rows = [json.loads(row) for row in (folder / "curve.jsonl").read_text().splitlines()]
-    checkpoint = torch.load(folder / "checkpoint", weights_only=True)
+    file = folder / "checkpoint"
+    checkpoint = torch.load(file, weights_only=True) if file.exists() else {}
     return {
         "record": {name: record[name] for name in kept},
         "curve": [{name: value for name, value in row.items() if name != "seconds"} for row in rows],
-        "weights": _numbers(checkpoint["state_dict"]),
-        "optimizer": _numbers(checkpoint["optimizer_states"]),
+        "weights": _numbers(checkpoint.get("state_dict")),
+        "optimizer": _numbers(checkpoint.get("optimizer_states")),
     }
 
 

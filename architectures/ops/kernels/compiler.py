@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 from llvmlite import binding, ir
 from numba import literal_unroll
+from numba.core.caching import IndexDataCacheFile
 from numba.extending import intrinsic, overload
 
 # a loop over several rows is made of vectors if they do not overlap, which LLVM will test for few rows only, unless told
@@ -15,12 +17,31 @@ binding.set_option("", "-runtime-memory-check-threshold=128")
 _EXACT = {"contract", "reassoc", "nsz"}  # infinite and not-a-number values stay what they are
 
 
+class _Kept(IndexDataCacheFile):
+    """Compilations on disk, each with what it is of.
+
+    numba's own are told apart by their index alone: where two processes compile one kernel for different dtypes at once, or one
+    is killed between its two writes, what was compiled of older code or for another dtype is found under the name of this.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        super().save(key, (self._source_stamp, key, data))
+
+    def load(self, key: Any) -> Any:
+        found = super().load(key)
+        return found[2] if found and found[:2] == (self._source_stamp, key) else None
+
+
 def kernel(function: Callable[..., None]) -> Any:
     """Compile it when it is first called."""
     try:
-        return numba.njit(nogil=True, fastmath=_EXACT, error_model="numpy", cache=True)(function)
+        compiled: Any = numba.njit(nogil=True, fastmath=_EXACT, error_model="numpy", cache=True)(function)
     except RuntimeError:  # nowhere to keep it
         return numba.njit(nogil=True, fastmath=_EXACT, error_model="numpy")(function)
+    cache = compiled._cache
+    stamp = (cache._impl.locator.get_source_stamp(), Path(__file__).stat().st_mtime)  # what kernels call is code of theirs
+    cache._cache_file = _Kept(cache._cache_path, cache._impl.filename_base, stamp)
+    return compiled
 
 
 exact = numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")
