@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 
 from lab.checkpoint import broken
 from lab.claim import holder
+from lab.engines import ENGINES, starter
 from lab.errors import UsageError
 from lab.run import SCHEMA, Spec, Store
 from tasks.sources import shards
@@ -33,6 +34,18 @@ def examine(results: str) -> list[str]:
             if left := holder(folder):
                 found.append(f"{folder / 'holder'}: left by {left}, which is gone; the same command takes the run over")
     return found + list(_cache(shards.cache()))
+
+
+def engines() -> list[str]:
+    """A line for each engine: that it can be used here, or why not."""
+    found = []
+    for name in ENGINES:
+        try:
+            starter(name, 0)
+            found.append(f"--engine {name}: can be used here")
+        except UsageError as error:
+            found.append(str(error))
+    return found
 
 
 def _installation() -> Iterator[str]:

@@ -9,6 +9,7 @@ one measured: a stack that did nothing else, and overlapped nothing, would have 
 """
 
 import importlib.util
+import math
 import multiprocessing
 import statistics
 import sys
@@ -34,8 +35,10 @@ from lab.recomputing import recompute
 
 WARM_UP = 2
 PATIENCE = 30.0
-"""Seconds of measured steps after which a stack takes no more turns."""
+"""Seconds of measured steps after which a stack takes no more turns. A first step longer than that needs no warm-up."""
 DECODED = 50
+PIECE = 4096
+"""Positions that are streamed at once on the way to the one whose decoding is timed."""
 USUAL = 1024
 """Positions of a sequence that others are set against."""
 ADAM_BYTES = 7 * 4
@@ -89,6 +92,11 @@ class Stand:
         """How the process was set up, in words."""
         return "tuned" if self.tuned else "as it comes"
 
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Of one thread the processor's time, from which other work on the machine takes nothing; of several the wall's."""
+        return time.process_time if self.threads == 1 else time.perf_counter
+
     def bfloat16(self) -> Any:
         """Autocast, where it is asked for."""
         return torch.autocast("cpu", torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
@@ -117,12 +125,14 @@ def measure(
     rounds: int,
     peers: Sequence[str],
     contexts: Sequence[int],
+    longest: float = math.inf,
 ) -> tuple[DataFrame, dict[str, Any]]:
-    """`compared` for each architecture, set up like `stand`, and length, with `decode_ms` and `relative`, what a token costs over
+    """`compared` for each architecture, set up like `stand`, and length, with `decoding` and `relative`, what a token costs over
     what it costs at a length of 1,024 where that is measured too; and what machine that was.
 
     A training step has `tokens` positions, or one sequence where that is longer. Each architecture decodes after each of
-    `contexts` positions, in the row of that length, or a row of its own.
+    `contexts` positions, in the row of that length, or a row of its own. What would take longer than `longest` seconds a step, or
+    to read a context, or more memory than is free, by what shorter lengths took, is not tried: `failed` and `undecoded` say so.
 
     Raises:
         UsageError: there is no such architecture, plug-in, file or callable.
@@ -141,10 +151,18 @@ def measure(
         for length in sorted({*lengths, *contexts}):
             print(f"{name}  length {length}", file=sys.stderr)
             cell: list[Row] = [{"stack": name, "settings": mine.settings, "length": length}]
+            earlier = [row for row in rows if row["stack"] == name]
             if length in lengths:
-                cell = compared(mine, peers, length, tokens, rounds, found)
+                steps = [row | {"seconds": row["batch"] * row["length"] / row["tokens_per_second"], "mb": row["peak_mb"]}
+                         for row in earlier if "peak_mb" in row]  # fmt: skip
+                if why := too_long(steps, length, longest, tokens):
+                    cell[0]["failed"] = why
+                else:
+                    cell = compared(mine, peers, length, tokens, rounds, found)
             if length in contexts:
-                cell[0]["decode_ms"] = decoding(mine, length)
+                read = [row | {"seconds": row["read_s"], "mb": row["decode_mb"]} for row in earlier if "read_s" in row]
+                why = too_long(read, length, longest, 1)
+                cell[0] |= {"undecoded": why} if why else decoding(mine, length)
             rows += cell
     usual = {_who(row): row["tokens_per_second"] for row in rows if row["length"] == USUAL and "tokens_per_second" in row}
     for row in rows:
@@ -161,13 +179,37 @@ def _who(row: Row) -> tuple[str, str]:
     return row["stack"], row["settings"]
 
 
+def too_long(measured: Sequence[Mapping[str, Any]], length: int, longest: float, tokens: int) -> str:
+    """Why a length is not tried, in words, or nothing. measured: `length`, `seconds` and `mb` of shorter ones."""
+    seconds, megabytes = (
+        foretold([(each["length"], each[what]) for each in measured], length, tokens) for what in ("seconds", "mb")
+    )
+    free = machine.free_memory() / 1e6
+    if seconds > longest:
+        return f"not tried: about {seconds:,.0f} s"
+    return f"not tried: about {megabytes / 1000:,.0f} GB" if megabytes > free else ""
+
+
+def foretold(measured: Sequence[tuple[int, float]], length: int, tokens: int) -> float:
+    """What a length takes by what shorter ones took, each as `tokens` positions or one longer sequence; 0 where there are none.
+
+    A position's share grows on by the power of the length that it grew by last, or stays.
+    """
+    if not measured:
+        return 0.0
+    shares = [(at, taken / max(at, tokens)) for at, taken in measured[-2:]]
+    (before, was), (at, share) = shares[0], shares[-1]
+    power = max(0.0, math.log(share / was) / math.log(at / before)) if at > before else 0.0
+    return share * (length / at) ** power * max(length, tokens)
+
+
 def told(about: Mapping[str, Any]) -> str:
     """What was measured, and on what, in two sentences."""
     flops, moved = about["flops_per_second"] / 1e9, about["bytes_per_second"] / 1e9
     return (
         f"Training steps (forward, backward, AdamW) of {about['depth']} layers of width {about['dim']}, {about['tokens']} "
         f"positions a step, {about['precision']}, {'activations computed again, ' * about['recompute']}"
-        f"{about['threads']} threads of {about['processor']}, median of "
+        f"{about['threads']} threads of {about['processor']}{' (processor time)' * (about['threads'] == 1)}, median of "
         f"{about['rounds']}. Its limits: {flops:.0f} GFLOP/s in matrix products, {moved:.0f} GB/s in copies."
     )
 
@@ -177,8 +219,10 @@ def rates(stand: Stand) -> dict[str, float]:
     return _apart(_measure_rates, stand)
 
 
-def decoding(stand: Stand, context: int) -> float | None:
-    """Milliseconds for the next position of one sequence after `context`, one thread, median of 50; None where it cannot."""
+def decoding(stand: Stand, context: int) -> Row:
+    """What one sequence takes on one thread: `read_s` seconds to stream `context` positions, 4,096 at once, `decode_ms`
+    milliseconds for the next one, median of 50, and `decode_mb` megabytes at the peak of both; nothing where it cannot.
+    """
     return _apart(_measure_decoding, replace(stand, threads=1), context)
 
 
@@ -223,7 +267,7 @@ def _take_turns(stands: Sequence[Stand], batch: int, length: int, rounds: int) -
                 answer = _ask(line, "step")
                 if "failed" in answer:
                     result |= answer
-                elif round_ >= WARM_UP:
+                elif round_ >= WARM_UP or sum(answer.values()) > PATIENCE:
                     result["steps"].append(answer)
     for line, result in zip(lines, results, strict=True):
         result |= {} if "failed" in result else _ask(line, "about")
@@ -259,15 +303,16 @@ def _stand(line: Connection, stand: Stand, batch: int, length: int) -> None:
 
 def _step(stack: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, stand: Stand) -> dict[str, float]:
     """Seconds of each part of a training step."""
-    times = [time.perf_counter()]
+    clock = stand.clock
+    times = [clock()]
     with stand.bfloat16():
         loss = stack(x).float().square().mean()
-    times.append(time.perf_counter())
+    times.append(clock())
     optimizer.zero_grad()
     loss.backward()
-    times.append(time.perf_counter())
+    times.append(clock())
     optimizer.step()
-    times.append(time.perf_counter())
+    times.append(clock())
     return {part: after - before for part, (before, after) in zip(PARTS, pairwise(times), strict=True)}
 
 
@@ -313,20 +358,27 @@ def _measure_rates(stand: Stand) -> dict[str, float]:
     }
 
 
-def _measure_decoding(stand: Stand, context: int) -> float | None:
+def _measure_decoding(stand: Stand, context: int) -> Row:
     backbone = stand.build().eval()
     assert isinstance(backbone, Backbone)
+    machine.reset_peak_memory()
+    built = machine.peak_memory()
     with torch.inference_mode(), stand.bfloat16():
         try:
-            _, state = backbone.stream(torch.randn(1, context, stand.dim), backbone.init_state(1))
+            backbone.stream(torch.randn(1, min(PIECE, context), stand.dim), backbone.init_state(1))  # what happens only once
+            state, started = backbone.init_state(1), time.process_time()
+            for at in range(0, context, PIECE):
+                _, state = backbone.stream(torch.randn(1, min(PIECE, context - at), stand.dim), state)
+            read = time.process_time() - started
             x, seconds = torch.randn(1, stand.dim), []
             for _ in range(DECODED + 5):
-                started = time.perf_counter()
+                started = time.process_time()
                 _, state = backbone.step(x, state)
-                seconds.append(time.perf_counter() - started)
+                seconds.append(time.process_time() - started)
         except LengthError:
-            return None
-    return 1000 * statistics.median(seconds[5:])
+            return {}
+    peak = (machine.peak_memory() - built) / 1e6
+    return {"read_s": read, "decode_ms": 1000 * statistics.median(seconds[5:]), "decode_mb": peak}
 
 
 def _callable(file: str, name: str) -> Callable[..., Any]:

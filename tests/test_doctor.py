@@ -13,6 +13,7 @@ from test_store import SPEC
 
 from lab import doctor
 from lab.checkpoint import DurableIO
+from lab.engines import ray, slurm
 from lab.run import Run, Store
 from tasks.sources.shards import Shards
 
@@ -38,11 +39,23 @@ def told(folder, capsys):
     code, out, err = lab("doctor", "--results", folder.parents[1], capsys=capsys)
     assert err == ""
     assert sorted(path for path in folder.parents[2].rglob("*")) == before
-    return code, out
+    lines = out.splitlines(keepends=True)
+    assert [line.partition(":")[0] for line in lines[:3]] == ["--engine local", "--engine ray", "--engine slurm"]
+    return code, "".join(lines[3:])
 
 
 def test_nothing_is_broken(folder, capsys):
     assert told(folder, capsys) == (0, "nothing is broken\n")
+
+
+def test_an_engine_that_cannot_be_used_here_says_why(monkeypatch):
+    for module in (ray, slurm):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert doctor.engines() == [
+        "--engine local: can be used here",
+        "--engine ray: Ray is not installed; pip install 'sequence-lab[ray]'",
+        "--engine slurm: submitit is not installed; pip install 'sequence-lab[slurm]'",
+    ]
 
 
 def change_schema(path):

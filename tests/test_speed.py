@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from architectures.stack import Stack
 from lab import analysis, plugins, speed
 from lab.counter import Counter
 from lab.errors import UsageError
@@ -21,7 +22,9 @@ import torch
 
 class Slow(torch.nn.Linear):
     def forward(self, x):
-        time.sleep(0.2)
+        until = time.process_time() + 0.2
+        while time.process_time() < until:
+            pass
         return super().forward(x)
 
 def slow(dim, depth):
@@ -123,8 +126,55 @@ def test_bytes_are_counted_once_for_each_operand():
 
 
 def test_decoding_is_timed_or_cannot_be():
-    assert speed._measure_decoding(STAND, 10) > 0
-    assert speed._measure_decoding(speed.Stand("transformer:preset=gpt2,max_length=20", dim=16, depth=1), 10) is None
+    assert speed._measure_decoding(STAND, 10)["decode_ms"] > 0
+    assert speed._measure_decoding(speed.Stand("transformer:preset=gpt2,max_length=20", dim=16, depth=1), 10) == {}
+
+
+def test_a_context_is_streamed_in_pieces(monkeypatch):
+    read, stream = [], Stack.stream
+    monkeypatch.setattr(Stack, "stream", lambda self, x, state: (read.append(x.shape[1]), stream(self, x, state))[1])
+    found = speed._measure_decoding(STAND, 2 * speed.PIECE + 5)
+    assert [size for size in read if size > 1] == [speed.PIECE, speed.PIECE, speed.PIECE, 5]  # the first to warm up
+    assert found["read_s"] > 0
+    assert found["decode_mb"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("measured", "tokens", "expected"),
+    [
+        ([], 1024, 0),
+        ([(256, 1)], 1024, 4),  # 1,024 positions at once, and then one sequence of four times as many
+        ([(256, 1), (1024, 1)], 1024, 4),
+        ([(256, 1), (1024, 4)], 1024, 64),  # each position of a longer sequence takes as much more
+        ([(256, 4), (1024, 1)], 1024, 4),  # it does not become cheaper still
+        ([(256, 9), (1024, 1), (2048, 4)], 1024, 16),
+    ],
+)
+def test_longer_lengths_are_foretold_from_the_last_two(measured, tokens, expected):
+    assert speed.foretold(measured, 4096, tokens) == pytest.approx(expected, rel=1e-3)
+
+
+def test_what_would_take_too_long_or_too_much_is_not_tried(monkeypatch):
+    """A step of 1,024 and of 4,096 positions takes 1 and 16 seconds; reading them 1 and 4; megabytes are a thousandth."""
+
+    def timed(stand, peers, length, *_):
+        row = {"stack": stand.stack, "settings": "tuned", "length": length, "batch": 1, "peak_mb": length / 1000}
+        return [row | {"tokens_per_second": 1024**2 / length}]
+
+    monkeypatch.setattr(speed, "rates", lambda _: RATES)
+    monkeypatch.setattr(speed, "compared", timed)
+    monkeypatch.setattr(
+        speed, "decoding", lambda _, length: {"read_s": length / 1024, "decode_ms": 1.0, "decode_mb": length / 1000}
+    )
+    lengths = [1024, 4096, 16384]
+    frame, _ = speed.measure(STAND, ["lstm"], lengths, 1, 1, [], lengths, longest=20)
+    assert frame["failed"].isna().tolist() == [True, True, False]
+    assert frame["failed"].iloc[2] == "not tried: about 256 s"
+    assert "undecoded" not in frame
+    assert "not tried: about 256 s" in analysis.benchmark_table(frame)
+    monkeypatch.setattr(speed.machine, "free_memory", lambda: 10_000_000)
+    frame, _ = speed.measure(STAND, ["lstm"], lengths, 1, 1, [], lengths)
+    assert frame["failed"].iloc[2] == frame["undecoded"].iloc[2] == "not tried: about 0 GB"
 
 
 def test_bfloat16():

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lab.analysis.benchmark import benchmark_chart, benchmark_table
     from lab.analysis.canvas import Chart, write
     from lab.analysis.conventions import restate
-    from lab.analysis.figures import Material, charts, sweep_figures
+    from lab.analysis.figures import PANELS, Material, charts, sweep_figures
     from lab.analysis.isoflop import Frontier, Multiplier, frontier, multiplier
     from lab.analysis.plots import quality_against_flops, quality_by_task
     from lab.analysis.report import draw_all, write_report
@@ -40,7 +40,7 @@ _MODULES = {
     "benchmark": ("benchmark_chart", "benchmark_table"),
     "canvas": ("Chart", "write"),
     "conventions": ("restate",),
-    "figures": ("Material", "charts", "sweep_figures"),
+    "figures": ("PANELS", "Material", "charts", "sweep_figures"),
     "isoflop": ("Frontier", "Multiplier", "frontier", "multiplier"),
     "plots": ("quality_against_flops", "quality_by_task"),
     "report": ("draw_all", "write_report"),
@@ -51,7 +51,8 @@ _MODULES = {
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
-    "Chart", "Frontier", "LossSurface", "Material", "Multiplier", "Reading", "accuracy_by_slice", "aggregates", "baselines",
+    "PANELS", "Chart", "Frontier", "LossSurface", "Material", "Multiplier", "Reading", "accuracy_by_slice", "aggregates",
+    "baselines",
     "benchmark_chart", "benchmark_table", "charts", "compute_to_solve", "curves", "draw_all", "fit_loss_surface", "frontier",
     "holm", "interquartile_mean", "kaplan_meier", "multiplier", "pairs", "performance_profile",
     "probability_of_improvement", "quality_against_flops", "quality_beyond_training", "quality_by_task", "render",

@@ -27,6 +27,7 @@ _COLUMNS = {
     "share": ("share of\nlimit", "{:.2f}"),
     "times": ("ours is\ntimes faster", "{:.2f}"),
     "decode_ms": ("decode\nms a token", "{:.3f}"),
+    "decode_mb": ("stream\nMB", "{:.0f}"),
 }
 
 
@@ -77,6 +78,7 @@ def _name(row: Mapping[Any, Any]) -> str:
 
 
 def _cell(row: Mapping[Any, Any], column: str, form: str) -> str:
-    if column == "tokens_per_second" and isinstance(row.get("failed"), str):
-        return str(row["failed"])[:60]
+    for told, why in (("tokens_per_second", "failed"), ("decode_ms", "undecoded")):
+        if column == told and isinstance(row.get(why), str):
+            return str(row[why])[:60]
     return "" if math.isnan(row[column]) else form.format(row[column])

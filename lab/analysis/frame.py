@@ -1,14 +1,18 @@
 """Records on disk as data frames: a row a run, or a row a point of a curve. The only part of the analysis that reads files."""
 
+import gc
 import json
 import os
 import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 from types import UnionType
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 
 from lab.analysis import findings
@@ -43,6 +47,9 @@ _FROM_RECORD = (
     "evaluation_flops",
 )
 _NUMBER = int | float
+_FAULTS = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, OSError)
+_Made = tuple[str, tuple[Any, ...], dict[str, float | None], dict[str, Any]]
+"""Of a record: its folder, its row, its scores, and what probes found."""
 _KINDS: dict[type | UnionType, tuple[str, ...]] = {
     str: ("id", "status", "architecture", "task", "precision", "metric", "reason", "leak_gate", "data"),
     str | None: ("commit", "device", "processor", "started"),
@@ -70,22 +77,26 @@ def results(path: str | Path = "results") -> pd.DataFrame:
     weights of runs. What a record lacks is missing; keys that are not known are kept out.
     Records that cannot be read, or that a newer lab made, are left out with one warning that names them.
     """
-    rows, scores, found, broken = [], [], [], []
-    for folder in _folders(path):
-        try:
-            record = _read(folder, "run.json")
-            if record["schema"] > SCHEMA:
-                raise ValueError(f"made by a newer lab: schema {record['schema']}, this one reads {SCHEMA}")
-            row, scored = _row(record)
-            rows.append(_ORDERED(row))
-            scores.append(scored)
-            found.append(findings.numbers(folder))
-        except FileNotFoundError:
-            continue
-        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
-            broken.append(f"{os.path.basename(folder)} ({type(error).__name__}: {error})")
+    made: list[_Made] = []
+    broken: dict[str, Exception] = {}
+    with _no_collection():
+        for folder in _folders(path):
+            try:
+                record = _read(folder, "run.json")
+                if record["schema"] > SCHEMA:
+                    raise ValueError(f"made by a newer lab: schema {record['schema']}, this one reads {SCHEMA}")
+                row, scored = _row(record)
+                made.append((folder, _ORDERED(row), scored, findings.numbers(folder)))
+            except FileNotFoundError:
+                continue
+            except _FAULTS as error:
+                broken[folder] = error
+        if not _typed([row for _, row, _, _ in made]):
+            made = [each for each in made if not _note(broken, *each[:2])]
+    rows, scores, found = [each[1] for each in made], [each[2] for each in made], [each[3] for each in made]
     if broken:
-        shown = "; ".join(broken[:5]) + (f"; and {len(broken) - 5} more" if len(broken) > 5 else "")
+        told = [f"{os.path.basename(folder)} ({type(error).__name__}: {error})" for folder, error in sorted(broken.items())]
+        shown = "; ".join(told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")
         warnings.warn(f"{len(broken)} records left out: {' '.join(shown.split())}", stacklevel=2)
     named = dict.fromkeys(name for scored in scores for name in scored)
     columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(COLUMNS, ())
@@ -97,23 +108,27 @@ def results(path: str | Path = "results") -> pd.DataFrame:
     return frame.copy()  # in one piece: each column that was given a type is one of its own
 
 
-def curves(path: str | Path = "results") -> pd.DataFrame:
+def curves(path: str | Path = "results", whole: Collection[str] | None = None) -> pd.DataFrame:
     """A row for every point of every training curve, of runs that ended and runs under way.
+
+    whole: ids of runs of which every point is read; of others only the points that have a score, in a fraction of the time.
 
     loss: mean in nats since the point before; tokens, flops (training) and seconds: so far. score: by the task's metric, on a
     small part of the validation split, at the points that have one. A line that was cut off is left out.
     """
     heads, counts, points = [], [], []
-    for folder in _folders(path):
-        try:
-            spec = _read(folder, "spec.json")
-            head = [os.path.basename(folder), *(spec[name] for name in CURVE_COLUMNS[1:5])]
-            mine = _points(Path(folder, "curve.jsonl").read_bytes())
-        except (ValueError, KeyError, TypeError, RecursionError, OSError):
-            continue
-        heads.append(head)
-        counts.append(len(mine))
-        points.extend(mine)
+    with _no_collection():
+        for folder in _folders(path):
+            try:
+                spec = _read(folder, "spec.json")
+                head = [os.path.basename(folder), *(spec[name] for name in CURVE_COLUMNS[1:5])]
+                lines = Path(folder, "curve.jsonl").read_bytes().splitlines()
+                mine = _points(lines if whole is None or head[0] in whole else [line for line in lines if b'"score"' in line])
+            except (ValueError, KeyError, TypeError, RecursionError, OSError):
+                continue
+            heads.append(head)
+            counts.append(len(mine))
+            points.extend(mine)
     head = pd.DataFrame(heads, columns=list(CURVE_COLUMNS[:5]))
     head = head.loc[head.index.repeat(counts)].reset_index(drop=True)
     body = pd.DataFrame(points, columns=list(CURVE_COLUMNS[5:])).astype({"loss": "float64", "score": "float64"})
@@ -127,9 +142,9 @@ def _folders(path: str | Path) -> list[str]:
         return []
 
 
-def _points(content: bytes) -> list[list[Any]]:
+def _points(content: Sequence[bytes]) -> list[list[Any]]:
     """The whole lines of a curve, each as step, tokens, flops, seconds, loss, score."""
-    lines = content.decode("utf-8", "replace").splitlines()
+    lines = [line.decode("utf-8", "replace") for line in content]
     try:
         rows = json.loads(f"[{','.join(lines)}]")  # many times faster than line by line
     except (ValueError, RecursionError):
@@ -213,16 +228,56 @@ def _row(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float | None
         "data": spec.get("data") or "",
         "environment": environment,
     }
-    for kind, columns in _KINDS.items():
-        for name in columns:
-            if not isinstance(row[name], kind) or (isinstance(row[name], _NUMBER) and not abs(row[name]) < LARGEST):
-                raise TypeError(f"{name} is {str(row[name])[:40]!r}")
     if not all(map(_counts, [*row["baselines"].values(), *row["throughput"].values()])):
         raise TypeError("baselines or throughput hold what is no number")
     if not all(str(each["name"]) and str(each["source"]) and _counts(each["score"]) for each in row["references"]):
         raise TypeError("references hold what is no score")
     row["throughput"] = {str(int(length)): value for length, value in row["throughput"].items()}
     return row, scores
+
+
+def _typed(rows: list[tuple[Any, ...]]) -> bool:
+    """Whether all rows surely hold what their columns say: of thousands of rows this is known much sooner than of each."""
+    columns: dict[str, tuple[Any, ...]] = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True)) if rows else {}
+    return all(
+        set(map(type, columns[name])) <= set(get_args(kind) or [kind]) and _in_range(columns[name])
+        for kind, names in _KINDS.items()
+        for name in names
+        if columns
+    )
+
+
+def _in_range(column: tuple[Any, ...]) -> bool:
+    """Of a column without numbers, or of one whose numbers all are below the largest."""
+    if not isinstance(next((value for value in column if value is not None), None), _NUMBER):
+        return True
+    try:
+        return bool((np.abs(np.array([value for value in column if value is not None], float)) < LARGEST).all())
+    except OverflowError:
+        return False
+
+
+def _note(broken: dict[str, Exception], folder: str, row: tuple[Any, ...]) -> bool:
+    """Whether a row holds what its columns do not; noted as a fault of its folder."""
+    held: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
+    for kind, columns in _KINDS.items():
+        for name in columns:
+            if not isinstance(held[name], kind) or (isinstance(held[name], _NUMBER) and not abs(held[name]) < LARGEST):
+                broken[folder] = TypeError(f"{name} is {str(held[name])[:40]!r}")
+                return True
+    return False
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """What is read holds no cycles; to look for some among millions of objects takes longer than to read them."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 @lru_cache

@@ -73,8 +73,9 @@ def _word(name: str, values: pd.Series) -> Any:
 
 
 def natural(name: str) -> list[Any]:
-    """A key to sort names by, with numbers in them as numbers: length=128 before length=1024."""
-    return [(1, float(part)) if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name) if part]
+    """A key to sort names by, with numbers in them as numbers: length=128 before length=1024, 1.3e10 before 1.06e11."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e\d+)?)", name)
+    return [[(1, float(part)) if place % 2 else (0, part) for place, part in enumerate(parts) if part], name]
 
 
 def columns_of(frame: pd.DataFrame, name: str = "column") -> list[str]:
@@ -110,11 +111,13 @@ def quantity(value: float | np.number) -> str:
 
 def span(values: pd.Series) -> str:
     """The one value, or the least and the greatest."""
-    known = values.dropna()
-    if known.empty:
-        return "-"
-    low, high = quantity(known.min()), quantity(known.max())
-    return low if low == high else f"{low} to {high}"
+    return between(values.min(), values.max())
+
+
+def between(low: float | np.number, high: float | np.number) -> str:
+    """One quantity where both are the same, else both."""
+    ends = quantity(low), quantity(high)
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
 def several(names: Sequence[str], last: str = "and") -> str:

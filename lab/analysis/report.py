@@ -18,10 +18,10 @@ from markupsafe import Markup
 
 from lab.analysis.aggregate import aggregate_verdict, aggregates
 from lab.analysis.canvas import Chart, images, write
-from lab.analysis.figures import Material, charts
+from lab.analysis.figures import PANELS, Material, charts
 from lab.analysis.figures.multiplier import readings, slope
 from lab.analysis.figures.sweep import by_set_up
-from lab.analysis.labels import columns_of, conditions, environments, labelled, measure, quantity, several, span
+from lab.analysis.labels import between, columns_of, conditions, environments, labelled, measure, quantity, several
 from lab.analysis.solving import solve_table
 from lab.analysis.statistics import baselines, leaders, pairs, references, summary
 from lab.analysis.text import aggregate_cells, cell, probability, score, solve_cells
@@ -29,6 +29,8 @@ from lab.analysis.verdicts import verdicts
 
 LARGEST_SVG, LARGEST_CSV = 1 << 20, 1 << 20
 """Bytes up to which the page holds a figure as SVG (else PNG), and its numbers (else only the file beside the page does)."""
+LONGEST_TABLE = 500
+"""Rows of a table up to which the page holds all of it."""
 PLACES = {
     "frontiers": ("frontier", "multiplier", "isoflop"),
     "tasks": ("quality-by-task", "task-matrix", "performance-profile", "solve-times", "quality-against-flops",
@@ -61,11 +63,17 @@ def draw_all(material: Material, folder: str | Path, *kinds: str) -> list[Path]:
 
 
 def write_report(
-    frame: pd.DataFrame, curves: pd.DataFrame, folder: str | Path, command: str, reference: str | None = None
+    frame: pd.DataFrame,
+    curves: pd.DataFrame,
+    folder: str | Path,
+    command: str,
+    reference: str | None = None,
+    panels: int = PANELS,
 ) -> Path:
-    """Write report.html into a folder, and the figures below it in figures/.
+    """Write report.html into a folder, the figures below it in figures/, and tables that are too long for a page in tables/.
 
-    command: what made the runs, as typed. reference: the architecture that the others of a sweep are compared with.
+    command: what made the runs, as typed. reference: the architecture that the others of a sweep are compared with. panels: of a
+    figure, at most.
 
     Raises:
         ValueError: there are no runs.
@@ -73,13 +81,23 @@ def write_report(
     if frame.empty:
         raise ValueError("a report needs at least one run")
     folder = Path(folder)
-    material = Material(frame, curves, reference)
+    material = Material(frame, curves, reference, panels=panels)
     single, swept = material.comparison, frame[~frame["id"].isin(material.comparison["id"])]
     parts = [label(part) for label, part in ((labelled, single), (by_set_up, swept)) if len(part)]
     compared, frame = labelled(single) if len(single) else None, pd.concat(parts, ignore_index=True)
     drawn = {place: charts(material, *kinds) for place, kinds in PLACES.items()}
     for chart in chain.from_iterable(drawn.values()):
         write(chart, chart.data, folder / "figures", chart.name, chart.caption)
+    shown, left_out = material.shown
+    setups = _setups(frame)
+    tables: dict[str, tuple[list[Any], list[str]]] = {
+        "setups": (setups["rows"], [row[1][0] for row in setups["rows"]]),
+        "pairs": _with_columns([] if compared is None else _pairs(compared)),
+        "lost": _with_columns(_lost(frame)),
+    }
+    fitting = {
+        name: _fitting(*table, set(shown.get("column", ())), folder / "tables" / f"{name}.csv") for name, table in tables.items()
+    }
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(_TEMPLATE).render(
         script=Markup(_SCRIPT),  # noqa: S704  our own file
@@ -90,11 +108,12 @@ def write_report(
         conditions=conditions(frame),
         scores=None if compared is None else _scores(compared),
         together=[] if compared is None else _together(compared),
-        solving=[] if compared is None else _solving(compared, curves),
+        solving=[] if compared is None else _solving(shown, curves),
+        left_out=left_out.strip(),
         pictures={place: [_picture(chart) for chart in some] for place, some in drawn.items()},
-        setups=_setups(frame),
-        pairs=[] if compared is None else _pairs(compared),
-        lost=_lost(frame),
+        setups=setups["heads"],
+        tables={name: rows for name, (rows, _) in fitting.items()},
+        longer={name: said for name, (_, said) in fitting.items()},
         refused=_refused(frame),
         published=[] if compared is None else _published(compared),
         command=command,
@@ -104,6 +123,20 @@ def write_report(
     path = folder / "report.html"
     path.write_text(page, "utf-8", "backslashreplace")
     return path
+
+
+def _with_columns(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    return rows, [row["column"] for row in rows]
+
+
+def _fitting(rows: list[Any], columns: list[str], first: set[str], file: Path) -> tuple[list[Any], str]:
+    """What a page holds of a table, those of the columns that are drawn first, and in words what it leaves to a file, if any."""
+    if len(rows) <= LONGEST_TABLE:
+        return rows, ""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(file, index=False)
+    ordered = [row for _, row in sorted(zip(columns, rows, strict=True), key=lambda pair: pair[0] not in first)]
+    return ordered[:LONGEST_TABLE], f"{LONGEST_TABLE} of {len(rows):,} rows; all are in tables/{file.name} beside this page."
 
 
 def _multipliers(material: Material) -> list[dict[str, Any]]:
@@ -213,24 +246,25 @@ def _setups(frame: pd.DataFrame) -> dict[str, Any]:
         "tokens/s",
         "peak MB",
     ]
-    rows = []
-    for (row, column), part in frame.groupby(["row", "column"], sort=True):
-        part = finished if len(finished := part[part["status"] == "done"]) else part
-        ran = part[part["seconds"] > 0]
-        values = [
-            part["dim"],
-            part["depth"],
-            part["params"].where(part["params"] > 0),
-            part["flops_per_token"].where(part["params"] > 0),
-            part["flops"].where(part["flops"] > 0),
-            part["state_size"],
-            part["lr"],
-            part["batch"],
-            part["steps"].where(part["steps"] > 0),
+    done = frame["status"].eq("done")
+    some = frame[done | ~done.groupby([frame["row"], frame["column"]]).transform("any")]  # where none finished, what was begun
+    above = some.assign(
+        **{name: some[name].where(some[name] > 0) for name in ("params", "flops", "steps", "seconds")},
+        flops_per_token=some["flops_per_token"].where(some["params"] > 0),
+    )
+    above["speed"] = above["tokens"] / above["seconds"]
+    above["peak"] = above["peak_memory"].where(above["seconds"] > 0) / 1e6
+    spans = ["dim", "depth", "params", "flops_per_token", "flops", "state_size", "lr", "batch", "steps"]
+    groups = above.groupby(["row", "column"], sort=True)
+    lows, highs, means = groups[spans].min(), groups[spans].max(), groups[["seconds", "speed", "peak"]].mean()
+    rows = [
+        [
+            *((name, "") for name in key),
+            *((between(low, high), "" if pd.isna(high) else high) for low, high in zip(lowest, highest, strict=True)),
+            *((quantity(mean), "" if pd.isna(mean) else mean) for mean in mine),
         ]
-        means = [ran["seconds"].mean(), (ran["tokens"] / ran["seconds"]).mean(), ran["peak_memory"].mean() / 1e6]
-        numbers = [(span(value), "" if value.isna().all() else value.max()) for value in values]
-        rows.append([(row, ""), (column, ""), *numbers, *((quantity(mean), "" if pd.isna(mean) else mean) for mean in means)])
+        for key, lowest, highest, mine in zip(lows.index, lows.to_numpy(), highs.to_numpy(), means.to_numpy(), strict=True)
+    ]
     return {"heads": heads, "rows": rows}
 
 

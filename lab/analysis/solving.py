@@ -9,17 +9,19 @@ ln C = task + [b] ln M + s eps with normal eps, fitted by censored maximum likel
 
 # what pandas' own hints say of a selection is a union of everything
 # pyright: reportArgumentType=false
+# pyright: reportAssignmentType=false
 # pyright: reportAttributeAccessIssue=false
 # pyright: reportGeneralTypeIssues=false
 # pyright: reportReturnType=false
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import chdtrc, log_ndtr, ndtr, ndtri, stdtrit
+from scipy.special import chdtrc, erfcx, ndtr, ndtri, stdtrit
 
 from lab.analysis.aggregate import REPLICATES, TAIL, normalised, wilson
 from lab.analysis.statistics import FEWEST, Reading, holm
@@ -225,7 +227,14 @@ def _verdict(low: float, high: float) -> str:
 
 def _multiplier(runs: pd.DataFrame, replicates: int, seed: int) -> Reading:
     tasks = runs["task"] if "task" in runs else pd.Series("", runs.index)
-    runs = runs.assign(task=tasks).sort_values(["task", "arm", "flops", "solved"], ignore_index=True)
+    runs = runs.assign(task=tasks)[["task", "arm", "flops", "solved"]]
+    return _estimated(tuple(sorted(runs.itertuples(index=False, name=None))), replicates, seed)
+
+
+@lru_cache(maxsize=10_000)
+def _estimated(rows: tuple[tuple[str, int, float, bool], ...], replicates: int, seed: int) -> Reading:
+    """Of rows of task, arm, flops, solved; kept, as a terminal's table and a page's ask for the same."""
+    runs = pd.DataFrame(rows, columns=["task", "arm", "flops", "solved"])
     stratum = runs.groupby(["task", "arm"]).ngroup().to_numpy()
     arm, solved = runs["arm"].to_numpy(), runs["solved"].to_numpy(bool)
     design = np.column_stack([pd.get_dummies(runs["task"]).to_numpy(float), arm])
@@ -258,13 +267,15 @@ def _fit(log: np.ndarray, solved: np.ndarray, design: np.ndarray, weights: np.nd
     features = np.column_stack([-design, y])
     events = (weights * solved).sum(1)
     ridge = 1e-9 * np.eye(guess.shape[1])
+    squares = (features[:, :, None] * features[:, None]).reshape(len(features), -1)
     for _ in range(40):
         z = guess @ features.T
-        hazard = np.exp(-(z**2) / 2 - np.log(2 * np.pi) / 2 - log_ndtr(-z))
-        slope, bend = np.where(solved, -z, -hazard), np.where(solved, 1.0, hazard * (hazard - z))
+        slope, bend, left = -z, np.ones_like(z), z[:, ~solved]
+        hazard = np.sqrt(2 / np.pi) / erfcx(left / np.sqrt(2))  # the normal density over what lies above
+        slope[:, ~solved], bend[:, ~solved] = -hazard, hazard * (hazard - left)
         gradient = (weights * slope) @ features
         gradient[:, -1] += events / guess[:, -1]
-        curvature = np.einsum("rn,ni,nj->rij", weights * bend, features, features) + ridge
+        curvature = ((weights * bend) @ squares).reshape(-1, *ridge.shape) + ridge
         curvature[:, -1, -1] += events / guess[:, -1] ** 2
         held = (guess[:, -1] >= 1 / LEAST_SPREAD) & (gradient[:, -1] > 0)
         gradient[held, -1] = 0

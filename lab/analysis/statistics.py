@@ -7,16 +7,17 @@ score have no part in a mean; they are counted beside it.
 
 # what pandas' own hints say of a selection is a union of everything
 # pyright: reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false
 # pyright: reportGeneralTypeIssues=false
+# pyright: reportReturnType=false
 
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit  # scipy.stats takes a second to import
 
-from lab.analysis.labels import columns_of, family, labelled
+from lab.analysis.labels import columns_of, family, labelled, measure
 
 FEWEST = 3
 """Seeds from which on an interval is given."""
@@ -57,7 +58,7 @@ def summary(frame: pd.DataFrame, value: str = "score") -> pd.DataFrame:
     made["half_width"] = half_width(made["sd"].to_numpy(), made["seeds"].to_numpy())
     made["runs"] = groups.size().to_numpy()
     for status in ("diverged", "failed", "interrupted"):
-        made[status] = groups["status"].agg(lambda values, s=status: int((values == s).sum())).to_numpy()
+        made[status] = (frame["status"] == status).groupby([frame["column"], frame["row"]]).sum().to_numpy()
     return made
 
 
@@ -75,30 +76,27 @@ def pairs(frame: pd.DataFrame) -> pd.DataFrame:
     found = []
     for column, part in frame[frame["status"] == "done"].groupby("column"):
         scores = part.pivot_table(index="seed", columns="row", values="score")
-        tested = [_paired(scores[a], scores[b]) for a, b in combinations(scores.columns, 2)]
-        rows = [
-            {"column": column, "a": a, "b": b, **test}
-            for (a, b), test in zip(combinations(scores.columns, 2), tested, strict=True)
-        ]
-        corrected = holm(np.array([row["p"] for row in rows]))
-        found += [row | {"p_holm": p, "apart": bool(p < 1 - LEVEL)} for row, p in zip(rows, corrected, strict=True)]
+        first, second = np.triu_indices(scores.shape[1], 1)
+        tested = _paired(scores.to_numpy()[:, first] - scores.to_numpy()[:, second])
+        corrected = holm(tested["p"])
+        names = {"column": column, "a": scores.columns[first], "b": scores.columns[second]}
+        found.append(pd.DataFrame(names | tested | {"p_holm": corrected, "apart": corrected < 1 - LEVEL}))
     names = ["column", "a", "b", "difference", "half_width", "seeds", "p", "p_holm", "apart"]
-    return pd.DataFrame(found, columns=names)
+    return pd.concat(found, ignore_index=True)[names] if found else pd.DataFrame(columns=names)
 
 
-def _paired(a: pd.Series, b: pd.Series) -> dict[str, float]:
-    difference = (a - b).dropna().to_numpy()
-    count = len(difference)
-    mean = float(difference.mean()) if count else np.nan
-    if count < FEWEST:
-        return {"difference": mean, "half_width": np.nan, "seeds": count, "p": np.nan}
-    sd = float(difference.std(ddof=1))
-    if sd <= 1e-12 * max(abs(mean), 1e-300):  # the same difference at every seed
-        p = 0.0 if mean else 1.0
-    else:
-        p = float(2 * stdtr(count - 1, -abs(mean) * np.sqrt(count) / sd))
-    width = float(half_width(np.array(sd), np.array(count)))
-    return {"difference": mean, "half_width": width, "seeds": count, "p": p}
+def _paired(differences: np.ndarray) -> dict[str, np.ndarray]:
+    """The paired t-test of each column of differences, a row a seed, NaN where a seed is not shared."""
+    shared = ~np.isnan(differences)
+    count = shared.sum(0)
+    enough = np.maximum(count, FEWEST)
+    mean = np.where(shared, differences, 0.0).sum(0) / np.where(count, count, np.nan)
+    sd = np.sqrt(np.where(shared, (differences - mean) ** 2, 0.0).sum(0) / (enough - 1))
+    same = sd <= 1e-12 * np.maximum(np.abs(mean), 1e-300)  # the same difference at every seed
+    p = np.where(mean != 0, 0.0, 1.0)
+    p[~same] = 2 * stdtr(enough - 1, -np.abs(mean) * np.sqrt(enough) / np.where(same, 1.0, sd))[~same]
+    p[count < FEWEST] = np.nan
+    return {"difference": mean, "half_width": half_width(sd, count), "seeds": count, "p": p}
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -174,17 +172,19 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 def leaders(frame: pd.DataFrame) -> dict[str, str]:
     """For each column the architecture that is better than every other that finished, and told apart from it, if any is."""
     frame = labelled(frame)
-    tests, found = pairs(frame), {}
-    for column, part in frame.groupby("column"):
-        ranked = ranking(part)
-        mine = tests[(tests["column"] == column) & ((tests["a"] == ranked[0]) | (tests["b"] == ranked[0]))] if ranked else tests
-        if len(ranked) > 1 and mine["apart"].all():
-            found[column] = ranked[0]
+    tests, found = dict(list(pairs(frame).groupby("column"))), {}
+    for column, ranked in rankings(frame).items():
+        if len(ranked) > 1:
+            mine = tests[column][(tests[column]["a"] == ranked[0]) | (tests[column]["b"] == ranked[0])]
+            if mine["apart"].all():
+                found[column] = ranked[0]
     return found
 
 
-def ranking(frame: pd.DataFrame) -> list[str]:
-    """The rows of one column that have a score, best mean first."""
-    cells = summary(frame).dropna(subset="mean")
-    higher = bool(frame.loc[frame["metric"] != "", "higher_is_better"].iloc[0]) if (frame["metric"] != "").any() else True
-    return list(cells.sort_values(["mean", "row"], ascending=[not higher, True])["row"])
+def rankings(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """For each column the rows that have a score, best mean first."""
+    scored = {column: part.dropna(subset="mean") for column, part in summary(frame).groupby("column")}
+    return {
+        str(column): list(scored[column].sort_values(["mean", "row"], ascending=[not measure(part)[1], True])["row"])
+        for column, part in labelled(frame).groupby("column")
+    }

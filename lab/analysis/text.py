@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from lab.analysis.aggregate import aggregate_verdict, aggregates
+from lab.analysis.crowd import drawn
 from lab.analysis.labels import columns_of, conditions, labelled, measure, quantity, several, span
 from lab.analysis.solving import solve_table
 from lab.analysis.statistics import baselines, leaders, summary
@@ -34,7 +35,7 @@ def render(frame: pd.DataFrame, curves: pd.DataFrame | None = None) -> str:
     if frame.empty:
         return "no runs"
     frame = labelled(frame)
-    solving = "" if curves is None else _solving(solve_table(frame, curves))
+    solving = "" if curves is None else _solved(frame, curves)
     parts = [_scores(frame), _aggregates(aggregates(frame)), solving, _costs(frame), _conditions(frame), _sentences(frame)]
     return "\n\n".join(filter(None, parts))
 
@@ -105,6 +106,13 @@ def aggregate_cells(row: pd.Series) -> list[str]:
         ranged(row["improvement"], row["improvement_low"], row["improvement_high"]),
         probability(row["p_holm"]),
     ]
+
+
+def _solved(frame: pd.DataFrame, curves: pd.DataFrame) -> str:
+    """Compute to solve, of as many tasks and budgets as a figure has."""
+    some, left_out = drawn(frame)
+    found = _solving(solve_table(some, curves))
+    return "\n".join(filter(None, [found, _wrapped(left_out.strip()) if found else ""]))
 
 
 def _solving(table: pd.DataFrame) -> str:

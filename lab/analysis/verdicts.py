@@ -10,7 +10,7 @@ from itertools import pairwise
 import pandas as pd
 
 from lab.analysis.labels import columns_of, labelled, measure, several
-from lab.analysis.statistics import FEWEST, averages, baselines, pairs, ranking, summary
+from lab.analysis.statistics import FEWEST, averages, baselines, pairs, rankings, summary
 
 MANY = 6
 """More names or pairs than these are counted, not listed twice."""
@@ -22,14 +22,14 @@ def verdicts(frame: pd.DataFrame) -> dict[str, str]:
     """
     frame = labelled(frame)
     tests, cells, floors = pairs(frame), summary(frame), baselines(frame)
-    said = {}
+    said, orders, nothing = {}, rankings(frame), tests.head(0)
+    of_column, tests_of = dict(list(frame.groupby("column"))), dict(list(tests.groupby("column")))
     for column in columns_of(frame):
-        part = frame[frame["column"] == column]
         mine = cells[cells["column"] == column].set_index("row")
-        order = ranking(part)
+        order = orders[column]
         clauses = [
-            _order(order, tests[tests["column"] == column], mine),
-            *_floors(order, mine, floors[floors["column"] == column], measure(part)[1]),
+            _order(order, tests_of.get(column, nothing), mine),
+            *_floors(order, mine, floors[floors["column"] == column], measure(of_column[column])[1]),
             *_losses(mine),
         ]
         said[column] = "; ".join(clauses)

@@ -26,6 +26,7 @@ def speed(
     precision: Literal["float32", "bfloat16"] = "float32",
     checkpoint_activations: Flag = False,
     rounds: int = 5,
+    longest_step: float = 300,
     against: Names | None = None,
     decode: Annotated[list[int], Parameter(consume_multiple=True, negative="")] = [1024, 16384],  # noqa: B006
     tuned: Annotated[bool, Parameter(negative="--untuned")] = True,
@@ -55,11 +56,14 @@ def speed(
         Compute most activations of an architecture again in the backward pass, as lab run does with this flag.
     rounds
         Measured steps of each; the median is shown.
+    longest_step
+        Seconds that a training step, or reading the context of a decoded position, may take: longer lengths are left out and
+        marked, as are those that need more memory than is free. Both are foretold from shorter lengths.
     against
         Stacks from outside as FILE.py:CALLABLE, called with dim and depth, that take turns with each architecture: once in a
         process as torch comes, once with the lab's process settings. Their code is run.
     decode
-        Positions before the one that is timed.
+        Positions before the one that is timed, streamed 4,096 at once; the peak of memory meanwhile is told.
     tuned
         Use the lab's process settings (memory that is kept, exact fast products); --untuned leaves the process as it comes.
     plugin
@@ -83,7 +87,7 @@ def speed(
     stand = measure.Stand(
         "", dim, depth, threads or os.cpu_count() or 1, precision, tuned, tuple(plugin or []), checkpoint_activations
     )
-    frame, about = measure.measure(stand, architectures, lengths, tokens, rounds, against or [], decode)
+    frame, about = measure.measure(stand, architectures, lengths, tokens, rounds, against or [], decode, longest_step)
     table = f"{measure.told(about)}\n\n{analysis.benchmark_table(frame)}"
     if out:
         chart = analysis.benchmark_chart(frame, measure.told(about))

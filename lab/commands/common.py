@@ -123,19 +123,29 @@ def add_plugins(files: list[str] | None) -> None:
         plugins.add_file(file)
 
 
-def present(frame: "DataFrame", results: str, out: str, reference: str | None = None) -> None:
+def curves_of(frame: "DataFrame", results: str, panels: int | None = None) -> "DataFrame":
+    """The curves of these runs: every point of those that are drawn, what has a score of the others."""
+    from pandas import DataFrame
+
+    from lab import analysis
+
+    drawn = analysis.Material(frame, DataFrame(), panels=panels or analysis.PANELS).curved
+    curves = analysis.curves(results, drawn)
+    return curves.loc[curves["id"].isin(frame["id"])]
+
+
+def present(frame: "DataFrame", results: str, out: str, reference: str | None = None, panels: int | None = None) -> None:
     """Show the table on standard output; figures and the report in `out`."""
     from lab import analysis
 
-    curves = analysis.curves(results)
-    folder = Path(out)
-    curves = curves.loc[curves["id"].isin(frame["id"])]
-    material = analysis.Material(frame, curves, reference)
+    folder, panels = Path(out), panels or analysis.PANELS
+    curves = curves_of(frame, results, panels)
+    material = analysis.Material(frame, curves, reference, panels=panels)
     for sweep in material.sweeps:
         print(f"{sweep.task}\n\n{analysis.told(sweep)}\n")
     if len(material.comparison):
         print(analysis.render(material.comparison, curves))
-    path = analysis.write_report(frame, curves, folder, command(), reference)
+    path = analysis.write_report(frame, curves, folder, command(), reference, panels)
     print(f"report:  {path}\nfigures: {folder / 'figures'}")
     print("next:    lab compare with --budget raised, or with --architectures ... my_arch --plugin my_arch.py")
 

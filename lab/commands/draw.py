@@ -3,14 +3,14 @@
 from difflib import get_close_matches
 from pathlib import Path
 
-from lab.commands.common import Names, present, stored
-from lab.errors import UsageError
+from lab.commands.common import Names, curves_of, present, stored
+from lab.errors import UsageError, within
 from lab.run import check_writable
 
 
 def plot(
     kind: str | None = None, /, *, results: str = "results", out: str | None = None, task: Names | None = None,
-    reference: str | None = None,
+    reference: str | None = None, panels: int | None = None,
 ) -> None:  # fmt: skip
     """Draw figures from the runs in a store, as PNG, SVG, PDF and CSV.
 
@@ -26,6 +26,9 @@ def plot(
         Only these tasks.
     reference
         Architecture of a sweep that the others are set against; the first by name where none is given.
+    panels
+        Tasks and budgets that a figure of a comparison shows at most, the largest budget of each task first; 12 where none is
+        given. Tables have all.
     """
     from lab import analysis
     from lab.analysis.figures import KINDS
@@ -33,8 +36,9 @@ def plot(
     if kind is not None and kind not in KINDS:
         near = get_close_matches(kind, KINDS, 1)
         raise UsageError(f"lab plot {kind}: no such figure; {f'{near[0]} is one, ' if near else ''}all: {', '.join(KINDS)}")
-    check_writable(out or results, "--out" if out else "--results")
-    material = analysis.Material(stored(results, task), analysis.curves(results), reference)
+    _check(panels, results, out)
+    frame, panels = stored(results, task), panels or analysis.PANELS
+    material = analysis.Material(frame, curves_of(frame, results, panels), reference, panels=panels)
     paths = analysis.draw_all(material, Path(out or f"{results}/figures"), *([kind] if kind else []))
     if kind and not paths:
         raise UsageError(f"lab plot {kind}: --results {results} lacks {KINDS[kind].needs}")
@@ -42,7 +46,10 @@ def plot(
         print(path)
 
 
-def report(*, results: str = "results", out: str | None = None, task: Names | None = None, reference: str | None = None) -> None:
+def report(
+    *, results: str = "results", out: str | None = None, task: Names | None = None, reference: str | None = None,
+    panels: int | None = None,
+) -> None:  # fmt: skip
     """Write one HTML page about all runs in a store.
 
     Parameters
@@ -55,6 +62,15 @@ def report(*, results: str = "results", out: str | None = None, task: Names | No
         Only these tasks.
     reference
         Architecture of a sweep that the others are set against; the first by name where none is given.
+    panels
+        Tasks and budgets that a figure of a comparison shows at most, the largest budget of each task first; 12 where none is
+        given. Tables have all.
     """
+    _check(panels, results, out)
+    present(stored(results, task), results, out or f"{results}/report", reference, panels)
+
+
+def _check(panels: int | None, results: str, out: str | None) -> None:
+    if panels is not None:
+        within("--panels", panels, 1, 1000)
     check_writable(out or results, "--out" if out else "--results")
-    present(stored(results, task), results, out or f"{results}/report", reference)

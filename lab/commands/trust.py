@@ -101,17 +101,18 @@ def verify(
 
 
 def doctor(*, results: str = "results") -> int:
-    """Say what is broken in the store, the cache and the installation, and how to mend it; exit code 1 if anything is.
+    """Say which engines can be used here, and what is broken in the store, the cache and the installation, and how to mend it;
+    exit code 1 if anything is broken.
 
     Parameters
     ----------
     results
         Folder of the runs.
     """
-    from lab.doctor import examine
+    from lab.doctor import engines, examine
 
     found = examine(results)
-    for line in found:
+    for line in [*engines(), *found]:
         print(" ".join(line.split()))
     if not found:
         print("nothing is broken")

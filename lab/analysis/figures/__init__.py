@@ -14,10 +14,12 @@ from functools import cached_property
 
 import pandas as pd
 
+from lab.analysis import crowd
 from lab.analysis.canvas import Chart
+from lab.analysis.crowd import PANELS
 from lab.analysis.figures import cost, extrapolation, isoflop, ladder, multiplier, noise, tasks, tuning
 from lab.analysis.figures import frontier as frontiers
-from lab.analysis.figures.sweep import Sweep, apart, sweeps
+from lab.analysis.figures.sweep import Sweep, apart, by_set_up, sweeps
 from lab.analysis.labels import labelled
 from lab.analysis.plots import quality_against_flops, quality_by_task
 from lab.analysis.speed import by_length, speed_by_task, throughput_against_length
@@ -30,12 +32,15 @@ TUNED = "runs of one size at several learning rates; --tune makes some"
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What figures are drawn from: frames of results and of curves; the architecture to compare sweeps with; a ladder's steps."""
+    """What figures are drawn from: frames of results and of curves; the architecture to compare sweeps with; a ladder's steps;
+    how many panels a figure of a comparison has at most.
+    """
 
     frame: pd.DataFrame
     curves: pd.DataFrame
     reference: str | None = None
     ladder: pd.DataFrame | None = None
+    panels: int = PANELS
 
     @cached_property
     def sweeps(self) -> list[Sweep]:
@@ -45,6 +50,17 @@ class Material:
     def comparison(self) -> pd.DataFrame:
         """The runs of no sweep."""
         return apart(self.frame)
+
+    @cached_property
+    def shown(self) -> tuple[pd.DataFrame, str]:
+        """The labelled runs of no sweep that are drawn, and in words what is left out, if anything."""
+        runs = self.comparison
+        return (runs, "") if runs.empty else crowd.drawn(labelled(runs), self.panels)
+
+    @property
+    def curved(self) -> set[str]:
+        """The ids of the runs whose training curves are drawn."""
+        return set() if self.shown[0].empty else set(crowd.curved(self.shown[0])[0]["id"])
 
     @property
     def swept(self) -> pd.DataFrame:
@@ -79,13 +95,35 @@ def _of_sweeps(draw: Callable[[Sweep], Chart | Drawn | None]) -> Callable[[Mater
     return drawn
 
 
-def _of_comparison(draw: Callable[[pd.DataFrame], Chart | None]) -> Callable[[Material], Drawn]:
-    return lambda material: {} if material.comparison.empty else {"": draw(material.comparison)}
+def _of_comparison(draw: Callable[..., Chart | None], *, with_curves: bool = False) -> Callable[[Material], Drawn]:
+    """A figure of the runs of no sweep, or of those that it has room for, whose caption says what is left out."""
+
+    def drawn(material: Material) -> Drawn:
+        runs, left_out = material.shown
+        if runs.empty:
+            return {}
+        more = [material.curves[material.curves["id"].isin(runs["id"])]] if with_curves else []
+        if chart := draw(runs, *more):
+            chart.caption += left_out
+        return {"": chart}
+
+    return drawn
 
 
-def _against_flops(material: Material) -> Drawn:
-    runs = material.comparison
-    return {} if runs.empty else {"": quality_against_flops(runs, material.curves[material.curves["id"].isin(runs["id"])])}
+def _against_flops(runs: pd.DataFrame, curves: pd.DataFrame) -> Chart | None:
+    some, left_out = crowd.curved(runs)
+    if chart := quality_against_flops(some, curves[curves["id"].isin(some["id"])]):
+        chart.caption += left_out
+    return chart
+
+
+def _breakdown(material: Material) -> Drawn:
+    if material.frame.empty:
+        return {}
+    runs, left_out = crowd.drawn(by_set_up(material.frame), material.panels)
+    if chart := cost.flop_breakdown_chart(runs):
+        chart.caption += left_out
+    return {"": chart}
 
 
 def _speed(frame: pd.DataFrame) -> Chart | None:
@@ -109,9 +147,11 @@ KINDS: dict[str, Kind] = {
     ),
     "solve-times": Kind(
         "Compute to solve", "curves with scores in which a run solves its task; lab compare makes some with a larger --budget",
-        lambda material: {"": tasks.solve_times_chart(material.comparison, material.curves)} if len(material.comparison) else {},
+        _of_comparison(tasks.solve_times_chart, with_curves=True),
     ),
-    "quality-against-flops": Kind("Loss against compute", "curves of runs; lab compare makes some", _against_flops),
+    "quality-against-flops": Kind(
+        "Loss against compute", "curves of runs; lab compare makes some", _of_comparison(_against_flops, with_curves=True)
+    ),
     "quality-beyond-training": Kind(
         "Beyond what was trained on", "runs of a task with harder variants, such as recall; lab compare makes some",
         _of_comparison(quality_beyond_training),
@@ -146,7 +186,7 @@ KINDS: dict[str, Kind] = {
     ),
     "flop-breakdown": Kind(
         "What FLOPs are spent on", "records with FLOPs by kind; lab compare makes some",
-        lambda material: {"": cost.flop_breakdown_chart(material.frame) if len(material.frame) else None},
+        _breakdown,
     ),
     "throughput-against-length": Kind(
         "Speed", "finished runs; lab compare makes some", _of_comparison(throughput_against_length)
@@ -178,4 +218,4 @@ def sweep_figures(frame: pd.DataFrame, reference: str | None = None) -> list[Cha
     return charts(Material(frame, pd.DataFrame(), reference), *names)
 
 
-__all__ = ["KINDS", "Kind", "Material", "charts", "sweep_figures"]
+__all__ = ["KINDS", "PANELS", "Kind", "Material", "charts", "sweep_figures"]
