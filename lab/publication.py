@@ -188,9 +188,9 @@ def index(published: Path, link: str) -> str:
     done, open_ = [], []
     for name in names():
         study, file = read(name), published / name / "study.json"
-        if file.is_file():
-            found = json.loads(file.read_text("utf-8"))
-            told = found["sentence"] or "It has no claim."
+        if file.parent.is_dir():
+            found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+            told = found.get("sentence") or "It has no claim: the tables and figures speak."
             done += [f"### {_cell(study.question)}", "", f"[{name}](../{link}/{name}). {study.claim}", "", f"> {_cell(told)}", ""]
         else:
             open_.append(f"| `{name}` | {_cell(study.question)} |")
