@@ -133,6 +133,7 @@ def test_generators_are_in_the_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "model_of", noisy)
     spec = spec_for(steps=12)
+    monkeypatch.setattr(training, "code_of", lambda *_: spec.code)  # of the one that it stands for
     straight, broken = Store(tmp_path / "straight"), Store(tmp_path / "broken")
     training.train(spec, straight)
     left = iter([False] * 4 + [True] * 9)
@@ -257,6 +258,7 @@ def test_slices_and_harder_variants_are_scored(tmp_path):
     assert set(run.scores["validation"]) == {"loss", "accuracy"}
 
 
+@pytest.mark.slow  # it once ended the process that it ran in, among all tests
 def test_a_signal_is_heard_by_the_lab_alone(tmp_path):
     """Lightning would leave after the step with exit code 0 and no checkpoint, where whoever asks `stop` was not told as soon."""
     before = signal.signal(signal.SIGTERM, lambda *_: None)
