@@ -32,7 +32,7 @@ def test_every_link_and_flag_of_the_readme_exists():
         assert (ROOT / target).exists(), target
     help_text = "".join(
         subprocess.run([sys.executable, "-m", "lab", name, "--help"], capture_output=True, text=True, check=True).stdout
-        for name in ("compare", "run", "check", "bench", "show", "prepare", "verify", "doctor", "generate", "frontier")
+        for name in ("compare", "run", "check", "bench", "show", "prepare", "verify", "doctor", "generate", "frontier", "study")
     )
     for flag in set(re.findall(r"`(--[a-z]+)", README)):
         assert flag in help_text, flag
