@@ -60,6 +60,13 @@ def test_the_interval_is_the_paired_t_interval_over_seeds():
     assert clause.count == SEEDS
 
 
+def test_parts_with_a_budget_each_are_paired():
+    """What is the same in all rows of a side, as the budget of a part, sets no rows apart."""
+    data = rows(a=4.0, b=3.0)
+    data["budget"] = np.where(data["architecture"] == "a", 1e10, 1e9)
+    assert decide([rule()], data)[0].value == pytest.approx(1.0, abs=0.05)
+
+
 def test_ratios_are_of_geometric_means():
     data = rows(a=4.0, b=3.0)
     data["score"] = np.where(data["architecture"] == "a", 6.0, 2.0) * (1 + data["seed"])

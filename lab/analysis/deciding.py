@@ -2,9 +2,9 @@
 
 A clause is supported where the whole 95 % interval lies on the side of the bound that the rule names, not supported where it
 lies on the other, else undecided. Replicates are seeds (of a speed: repeated measurements). Rows `of` and `against` are paired
-where they agree in everything that neither names, seed included; the differences of a seed are averaged (or the greatest, or
-the least, stands for them), and the interval is a t-interval over seeds. A row that has an interval of its own (a multiplier,
-from its bootstrap) keeps it.
+where they agree in everything that neither names and that varies on a side, seed included; the differences of a seed are
+averaged (or the greatest, or the least, stands for them), and the interval is a t-interval over seeds. A row that has an interval
+of its own (a multiplier, from its bootstrap) keeps it.
 
 The claim is supported where all clauses are: each is tested at 2.5 % a side, so all together at no more (an intersection-union
 test; Berger, 1982). It is not supported where one clause is not, else undecided.
@@ -124,10 +124,11 @@ def _clause(rule: Rule, rows: pd.DataFrame) -> Clause:
     of = _chosen(rule, rule.of, rows)
     if not rule.against and (ends := [f"{rule.quantity}_{end}" for end in ("low", "high")]) and set(ends) <= set(rows):
         return _by_its_own(rule, of, ends)
+    others = _chosen(rule, rule.against, rows) if rule.against else of
     keys = [key for key in KEYS if key in rows and key not in rule.of and key not in rule.against]
+    keys = [key for key in keys if max(of[key].nunique(dropna=False), others[key].nunique(dropna=False)) > 1]
     values, lost = _by_seed(of, keys, rule), int(of[rule.quantity].isna().sum())
     if rule.against:
-        others = _chosen(rule, rule.against, rows)
         values, lost = values - _by_seed(others, keys, rule), lost + int(others[rule.quantity].isna().sum())
     values = values.replace([np.inf, -np.inf], np.nan).dropna().groupby(level="seed").agg(TAKEN[rule.take])
     mean, half = values.mean(), float(half_width(np.array([values.std(ddof=1)]), np.array([len(values)]))[0])
