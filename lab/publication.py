@@ -43,13 +43,13 @@ def publish(
         "sentence": deciding.sentence(clauses, rows) if clauses else "",
     }
     folder.mkdir(parents=True, exist_ok=True)
+    runs = _together(evidence)
     drawn = [clauses_chart(table, f"Measured {deciding.scope(rows)}.")] if clauses else []
-    drawn += [chart for each in evidence.values() for chart in each.charts] + _probed(evidence)
+    drawn += [chart for each in evidence.values() for chart in each.charts] + _probed(evidence, runs)
     for chart in drawn:
         canvas.write(chart, chart.data, folder / "figures", chart.name, chart.caption)
     _flat(rows).to_csv(folder / "evidence.csv", index=False)
     table.to_csv(folder / "clauses.csv", index=False)
-    runs = _together(evidence)
     if len(runs):
         write_report(runs, curves[curves["id"].isin(runs["id"])], folder, command)
     about = machine.environment()
@@ -80,9 +80,8 @@ def _together(evidence: Mapping[str, Evidence]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).drop_duplicates("id", ignore_index=True).copy() if parts else pd.DataFrame()
 
 
-def _probed(evidence: Mapping[str, Evidence]) -> list[Chart]:
-    """What probes found in the runs of seed 0."""
-    runs = _together(evidence)
+def _probed(evidence: Mapping[str, Evidence], runs: pd.DataFrame) -> list[Chart]:
+    """What probes found in those of the runs that have the first seed."""
     found = [finding for each in evidence.values() for finding in each.findings]
     if not found:
         return []
@@ -182,8 +181,8 @@ def index(published: Path, link: str) -> str:
     """All studies of the lab: question, what came out, and where. link: where the published ones are, from the project's root."""
     lines = [
         "# Studies", "",
-        "A study puts a claim to the test: `lab study NAME` measures what its file asks for (lab/studies), and decides by rules "
-        "that were written before. `--plan` says what it takes, `--scale N` raises every budget for a larger machine.", "",
+        "A study puts a claim to the test: `lab study NAME` measures what its file asks for (lab/studies), and decides by the "
+        "rules in it. `--plan` says what it takes, `--scale N` raises every budget for a larger machine.", "",
     ]  # fmt: skip
     done, open_ = [], []
     for name in names():

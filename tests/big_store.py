@@ -1,6 +1,6 @@
 """How long the frame, the curves and the report of a large store take, on made-up records.
 
-PYTHONPATH=tests python -m big_store --runs 100000 --store /tmp/big
+PYTHONPATH=tests python -m big_store --runs 100000 --store results/big
 
 Ten architectures on four tasks at 25 budgets, as many seeds as it takes; a store that is there is used again. Each part is
 timed in a process of its own, in seconds of its processor and of the wall, with the peak of its memory. Then come the rates at

@@ -30,7 +30,7 @@ from lab.analysis.statistics import FEWEST, half_width
 from lab.errors import UsageError, nearest
 from lab.study import Rule
 
-KEYS = ("part", "architecture", "task", "budget", "length", "step", "against", "distance")
+KEYS = ("part", "architecture", "task", "budget", "length", "step", "against")
 """What tells rows apart, besides the seed."""
 TAKEN = {"mean": "mean", "greatest": "max", "least": "min"}
 Verdict = Literal["supported", "not supported", "undecided"]
@@ -109,9 +109,7 @@ def scope(rows: pd.DataFrame) -> str:
     found = []
     if "budget" in rows and rows["budget"].notna().any():
         found.append(f"at {span(rows['budget'])} FLOPs a run")
-    if "distance" in rows and rows["distance"].notna().any():
-        found.append(f"at distances of {span(rows['distance'])}")
-    elif "length" in rows and rows["length"].notna().any():
+    if "length" in rows and rows["length"].notna().any():
         found.append(f"at lengths of {span(rows['length'])}")
     if "seed" in rows and (counts := rows.groupby("part")["seed"].nunique().pipe(lambda n: n[n > 0])).any():
         found.append(f"with {span(counts)} seeds")

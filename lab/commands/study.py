@@ -74,13 +74,14 @@ def study(
     from lab import analysis
     from lab.publication import publish
 
-    found = publish(Path(name).stem, declared, gathered, analysis.curves(results), folder, command())
+    curves = analysis.curves(results)
+    found = publish(Path(name).stem, declared, gathered, curves, folder, command())
     if json:
         print_json(found | {"folder": str(folder)})
     else:
         told = [each.said for each in gathered.values() if each.said]
         compared = [gathered[part].runs for part, each in declared.parts.items() if isinstance(each, Runs)]
-        tables = [analysis.render(runs, analysis.curves(results)) for runs in compared]
+        tables = [analysis.render(runs, curves) for runs in compared]
         print("\n\n".join([declared.question, *tables, *told, found["sentence"]]).rstrip())
         print(f"page:    {folder / 'README.md'}\nfigures: {folder / 'figures'}")
     failed = any("failed" in set(each.runs["status"]) for each in gathered.values() if len(each.runs))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Site:
-    """Where and how parts are carried out. scale: what budgets and streams are multiplied by."""
+    """Where and how parts are carried out. scale: what budgets are multiplied by."""
 
     results: str = "results"
     workers: int | None = None

@@ -15,13 +15,12 @@ from lab.budget import parse_amount, shown
 from lab.comparison import compare
 from lab.errors import UsageError
 from lab.evidence import Evidence, Site
+from lab.frontier import TIMED_STEPS
 from lab.overhead import bare
 from lab.planning import Planner, Shape, plan_all
 from lab.probes import probing
 from lab.run import Store
 from lab.study import Runs
-
-TIMED_STEPS = 3
 
 
 def gather(part: Runs, site: Site) -> Evidence:
