@@ -1,5 +1,6 @@
 """Figures of sweeps, tuning, ladders and many tasks: each draws, says what it is, and holds the numbers of the analysis."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -65,6 +66,16 @@ def test_each_kind_draws_readably_and_says_what_it_is(kind, drawn):
         if kind != "ladder":
             for words in ("training FLOPs", "contraction + mixing", "float32", "finished"):
                 assert words in chart.caption, words
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ladder"])
+def test_each_kind_counts_the_runs_that_were_lost(kind, material):
+    frame, scores = material.frame.copy(), [name for name in material.frame if name.startswith(("test.", "validation."))]
+    last = frame.groupby(["architecture", "task", "budget"])["id"].transform("last") == frame["id"]
+    frame.loc[last, "status"] = "diverged"
+    frame.loc[last, ["score", "loss", *scores]] = np.nan
+    for chart in charts(Material(frame, material.curves, "transformer"), kind):
+        assert re.search(r"[1-9]\d* diverged", chart.caption), chart.caption
 
 
 def test_files_are_the_same_twice_in_whatever_order_runs_come(material, tmp_path):

@@ -1,9 +1,12 @@
 """What SECURITY.md says of the code is so."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = [file for folder in ("lab", "tasks", "architectures") for file in sorted((ROOT / folder).rglob("*.py"))]
@@ -44,17 +47,26 @@ def test_no_call_evaluates_text_or_loads_objects():
     assert loads
 
 
-def test_a_run_opens_no_socket_to_a_network(tmp_path):
-    command = ["run", "--architecture", "linear_rnn", "--task", "recall", "--budget", "1e8", "--dim", "8"]
-    code = f"""if True:
+@pytest.mark.parametrize("command", (["run", "--architecture", "linear_rnn"], ["compare", "--architectures", "linear_rnn", "lstm"]))
+def test_no_process_of_the_lab_listens_or_asks_a_network(command, tmp_path):
+    """Every process, workers too, starts with a hook that writes down what it asks of sockets."""
+    seen = tmp_path / "seen"
+    (tmp_path / "sitecustomize.py").write_text(f"""if True:
         import sys
         def watch(event, arguments):
-            if event in ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto"):
-                print("NETWORK", event, arguments, file=sys.stderr, flush=True)
+            if event in ("socket.connect", "socket.bind", "socket.listen", "socket.getaddrinfo", "socket.sendto"):
+                with open({str(seen)!r}, "a") as file: file.write(f"{{event}} {{arguments}}\\n")
         sys.addaudithook(watch)
-        from lab.cli import main
-        main({[*command, "--depth", "1", "--results", str(tmp_path)]!r})
-    """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+        with open({str(seen)!r}, "a") as file: file.write("hooked\\n")
+    """)
+    tasks = ["--task" if command[0] == "run" else "--tasks", "recall"]
+    small = ["--budget", "1e8", "--dim", "8", "--depth", "1", "--results", str(tmp_path / "results")]
+    paths = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-m", "lab", *command, *tasks, *small],
+        capture_output=True, text=True, timeout=200, env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "NETWORK" not in done.stderr
+    lines = seen.read_text().splitlines()
+    assert lines.count("hooked") >= (1 if command[0] == "run" else 3)
+    assert set(lines) == {"hooked"}
