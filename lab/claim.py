@@ -100,7 +100,7 @@ def claim(folder: Path) -> Iterator[Claim | None]:
         taken = _take(folder, flock)
         try:
             if taken is not None:
-                _sweep(folder)
+                _sweep(folder, flock)
             yield taken
         finally:
             if taken is not None:
@@ -139,7 +139,7 @@ def held(folder: Path) -> Holder | None:
 
 def _take(folder: Path, flock: bool) -> Claim | None:
     """Put this process down as the holder, unless there is one that is alive."""
-    handle, mine = tempfile.mkstemp(dir=folder, prefix=".holder.")
+    handle, mine = tempfile.mkstemp(dir=folder, prefix=f".holder.{platform.node()}.")
     file, taken_away = folder / "holder", f"{mine}.before"
     content = json.dumps({"host": platform.node(), "pid": os.getpid(), "since": time.time()})
     try:
@@ -166,11 +166,15 @@ def _take(folder: Path, flock: bool) -> Claim | None:
             Path(left).unlink(missing_ok=True)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what writes of a process that was killed left; a young `.holder.*` may be of one that asks right now."""
+def _sweep(folder: Path, flock: bool) -> None:
+    """Remove what writes of a process that was killed left; a young `.holder.*` of a machine that our flock does not keep out may
+    be of one that asks right now.
+    """
+    ours = f".holder.{platform.node()}."
     for left in folder.glob(".*"):
         with suppress(FileNotFoundError):
-            if not left.name.startswith(".holder.") or time.time() - left.stat().st_mtime > STALE:
+            asking = left.name.startswith(".holder.") and not (flock and left.name.startswith(ours))
+            if not asking or time.time() - left.stat().st_mtime > STALE:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 

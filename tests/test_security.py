@@ -47,7 +47,9 @@ def test_no_call_evaluates_text_or_loads_objects():
     assert loads
 
 
-@pytest.mark.parametrize("command", (["run", "--architecture", "linear_rnn"], ["compare", "--architectures", "linear_rnn", "lstm"]))
+@pytest.mark.parametrize(
+    "command", [["run", "--architecture", "linear_rnn"], ["compare", "--architectures", "linear_rnn", "lstm"]]
+)
 def test_no_process_of_the_lab_listens_or_asks_a_network(command, tmp_path):
     """Every process, workers too, starts with a hook that writes down what it asks of sockets."""
     seen = tmp_path / "seen"
