@@ -33,11 +33,11 @@ def started(root, workers) -> Pool:
 
 def test_a_killed_worker_costs_nothing_but_time(tmp_path):
     """One of two workers is killed in the middle of a run; every result equals that of one process that is left alone."""
-    specs = [replace(SPEC, seed=seed, budget=10 * SPEC.budget) for seed in range(2)]
+    specs = [replace(SPEC, seed=seed, budget=4 * SPEC.budget) for seed in range(2)]
     pool, deaths = started(tmp_path / "disturbed", 2), []
 
     def listener(spec, event):
-        if event["event"] == "step" and not deaths and event["step"] > 100:
+        if event["event"] == "step" and not deaths and event["step"] > 40:
             deaths.append("")
             os.kill(next(iter(pool.engine._busy)).process.pid, signal.SIGKILL)
         if event["event"] == "died":

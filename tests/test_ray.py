@@ -67,7 +67,7 @@ def carried_out(engine, root, specs, listener=lambda spec, event: None, workers=
 
 def test_a_lost_worker_and_a_folder_that_nodes_do_not_see(tmp_path, monkeypatch):
     """Results equal the local engine's, whoever is killed and wherever they are kept."""
-    specs = [replace(SPEC, seed=seed, budget=4 * SPEC.budget) for seed in range(2)]
+    specs = [replace(SPEC, seed=seed, budget=2 * SPEC.budget) for seed in range(2)]
     for spec in specs:
         training.train(spec, Store(tmp_path / "local"))
     expected = numbers(tmp_path / "local")
