@@ -311,7 +311,7 @@ def test_the_optimum_is_reached_by_principal_components_and_by_nothing_smaller()
     assert none.mean == pytest.approx(1, rel=0.2)
 
 
-TABLE = {"times": [1, 2, 4, 8], "loss": [2.0, 2.0, 2.01, 2.02], "error": [0.01] * 4, "sequences": [32] * 4, "rms": [1.0] * 4}
+TABLE = {"times": [1, 2, 4, 8], "loss": [2.0, 2.0, 2.01, 2.02], "error": [0.01] * 4, "rms": [1.0] * 4}
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,8 @@ TABLE = {"times": [1, 2, 4, 8], "loss": [2.0, 2.0, 2.01, 2.02], "error": [0.01] 
 )
 def test_verdicts(changed, name, at):
     table = pd.DataFrame(TABLE | changed)
-    table = table.assign(low=table["loss"] - 2 * table["error"], high=table["loss"] + 2 * table["error"])
+    rise = table["loss"] - 2.0
+    table = table.assign(low=table["loss"] - 2 * table["error"], rise=rise, rise_low=rise - 2.83 * table["error"])
     found = extrapolation.verdict(table, math.log(64))
     assert found.name == name
     assert found.at == pytest.approx(at, nan_ok=True)
@@ -369,6 +370,42 @@ def test_planted_models_past_the_training_length(model, name, at, monkeypatch):
     if model == "sum":
         rms = found.sheets["state"].table["rms"].to_numpy()
         assert rms[1:] / rms[:-1] == pytest.approx(2)
+
+
+class Running(Given):
+    """One long text whose symbols get harder to name towards its end."""
+
+    def sequence(self, split):
+        drawn = np.random.default_rng(0)
+        return np.where(drawn.random(4000) < np.linspace(0, 0.2, 4000), drawn.integers(self.outputs, size=4000), 0)
+
+
+class Bounded(Model):
+    """A model that names symbol 0; beyond so many positions less and less surely."""
+
+    def __init__(self, until):
+        nn.Module.__init__(self)
+        self.backbone, self.until = Sum(), until
+
+    def stream(self, inputs, state):
+        y, state = self.backbone.stream(torch.ones(*inputs.shape, DIM), state)
+        return 3 / (1 + F.relu(y[..., :1] - self.until)) * F.one_hot(torch.zeros_like(inputs), 4), state
+
+
+@pytest.mark.parametrize(("until", "rise", "name"), [(math.inf, 0, "stable"), (64, 0.2, "degrades")])
+def test_of_one_text_the_same_symbols_are_asked_at_every_length(until, rise, name):
+    class Spread(Run):
+        def variant(self, **changes):
+            return Running(vocabulary=4, **changes)
+
+    found = extrapolation.measure(planted(Bounded(until), Running(32, vocabulary=4), Spread), 16)
+    table = found.sheets["extrapolation"].table
+    assert found.numbers["verdict"] == name
+    assert len(set(table["sequences"])) == 1
+    if rise:
+        assert found.numbers["rise"] > rise
+    else:
+        assert table[["rise", "rise_low", "rise_high"]].to_numpy() == pytest.approx(0, abs=1e-12)
 
 
 def test_the_effective_rank_of_states():
