@@ -85,6 +85,8 @@ def run(of: Spec, score: float | None, **changes) -> Run:
     if score is not None and task == "copying":
         test |= {f"accuracy[place={i}]": float(np.clip(score * (1.1 - 0.05 * i), 0, 1)) for i in range(8)}
         test |= {"accuracy@tokens=8,length=128": score * 0.5, "accuracy@tokens=16,length=128": score * 0.3}
+    if score is not None and task in ("recall", "copying"):
+        test |= {name.replace("accuracy", "exact"): value / 2 for name, value in test.items() if name.startswith("accuracy")}
     if score is not None and text:
         test |= {"bits_per_byte@length=1024": score * (1.3 if architecture == "transformer" else 0.99)}
     made = Run(

@@ -78,6 +78,14 @@ def test_each_kind_counts_the_runs_that_were_lost(kind, material):
         assert re.search(r"[1-9]\d* diverged", chart.caption), chart.caption
 
 
+@pytest.mark.parametrize("kind", ["accuracy-by-slice", "quality-beyond-training", "length-extrapolation"])
+def test_no_mean_is_of_two_metrics(kind, drawn):
+    for chart in drawn[kind]:
+        assert "recall" in set(chart.data["panel"].str.partition(" ")[0])
+        apart = ["panel", "row", *({"x", "ratio"} & set(chart.data))]
+        assert not chart.data.dropna(subset="value").duplicated([*apart, "seed"]).any()
+
+
 def test_files_are_the_same_twice_in_whatever_order_runs_come(material, tmp_path):
     kinds = ("multiplier", "lr-sensitivity")
     first = analysis.draw_all(material, tmp_path / "a", *kinds)

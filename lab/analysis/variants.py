@@ -19,8 +19,8 @@ from lab.analysis.statistics import baselines, half_width
 from lab.analysis.styles import Style, only, styles
 
 TRAINED = "as trained"
-_SLICE = re.compile(r"test\.[^@\[]+\[(?P<slice>[^=\]]+)=(?P<range>[^\]]*)\]")
-_HARDER = re.compile(r"test\.[^@\[]+@(?P<variant>.+)")
+_SLICE = re.compile(r"test\.(?P<metric>[^@\[]+)\[(?P<slice>[^=\]]+)=(?P<range>[^\]]*)\]")
+_HARDER = re.compile(r"test\.(?P<metric>[^@\[]+)@(?P<variant>.+)")
 
 
 def quality_beyond_training(frame: pd.DataFrame) -> Chart | None:
@@ -60,7 +60,7 @@ def accuracy_by_slice(frame: pd.DataFrame) -> Chart | None:
     parts = []
     for name in frame.columns:
         if match := _SLICE.fullmatch(str(name)):
-            some = frame.loc[frame[name].notna(), ["row", "column", "seed", name]].rename(columns={name: "value"})
+            some = frame.loc[frame[name].notna() & (frame["metric"] == match["metric"]), ["row", "column", "seed", name]].rename(columns={name: "value"})
             low = float(re.match(r"-?\d*\.?\d*", match["range"])[0] or 0)  # pyright: ignore[reportOptionalSubscript]
             label = re.sub(r"(?<=\d)-$", "+", match["range"]).replace("-", "–")  # noqa: RUF001
             label = label.partition("–")[0] if len(set(label.split("–"))) == 1 else label  # noqa: RUF001
@@ -86,7 +86,7 @@ def _harder(frame: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for name in frame.columns:
         if match := _HARDER.fullmatch(str(name)):
-            some = frame.loc[frame[name].notna(), ["row", "column", "seed", name]].rename(columns={name: "value"})
+            some = frame.loc[frame[name].notna() & (frame["metric"] == match["metric"]), ["row", "column", "seed", name]].rename(columns={name: "value"})
             numbers = tuple(float(number) for number in re.findall(r"\d+(?:\.\d+)?", match["variant"]))
             parts.append(some.assign(x=match["variant"].replace(",", "\n"), order=[numbers] * len(some)))
     made = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

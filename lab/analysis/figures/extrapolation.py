@@ -64,7 +64,8 @@ def _scores(frame: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for name in map(str, frame.columns):
         if match := _VARIANT.fullmatch(name):
-            some = frame.loc[frame[name].notna() & (frame["length"] > 0), ["column", "row", "seed", "length", name]]
+            mine = frame[name].notna() & (frame["length"] > 0) & (frame["metric"] == match["metric"])
+            some = frame.loc[mine, ["column", "row", "seed", "length", name]]
             more = (match["rest"] + match["more"]).strip(",")
             panel = some["column"] + (f" with {more}" if more else "")
             parts.append(
