@@ -16,6 +16,7 @@ import pandas as pd
 from lab import machine, plugins
 from lab.analysis import canvas, deciding, labels
 from lab.analysis.canvas import Chart
+from lab.analysis.figures import Material, charts
 from lab.analysis.figures.clauses import clauses_chart
 from lab.analysis.figures.probes import probe_charts
 from lab.analysis.report import write_report
@@ -45,6 +46,7 @@ def publish(
     folder.mkdir(parents=True, exist_ok=True)
     runs = _together(evidence)
     drawn = [clauses_chart(table, f"Measured {deciding.scope(rows)}.")] if clauses else []
+    drawn += charts(Material(runs, curves), "quality-by-task") if len(runs) else []
     drawn += [chart for each in evidence.values() for chart in each.charts] + _probed(evidence, runs)
     for chart in drawn:
         canvas.write(chart, chart.data, folder / "figures", chart.name, chart.caption)

@@ -60,7 +60,8 @@ def accuracy_by_slice(frame: pd.DataFrame) -> Chart | None:
     parts = []
     for name in frame.columns:
         if match := _SLICE.fullmatch(str(name)):
-            some = frame.loc[frame[name].notna() & (frame["metric"] == match["metric"]), ["row", "column", "seed", name]].rename(columns={name: "value"})
+            mine = frame[name].notna() & (frame["metric"] == match["metric"])
+            some = frame.loc[mine, ["row", "column", "seed", name]].rename(columns={name: "value"})
             low = float(re.match(r"-?\d*\.?\d*", match["range"])[0] or 0)  # pyright: ignore[reportOptionalSubscript]
             label = re.sub(r"(?<=\d)-$", "+", match["range"]).replace("-", "–")  # noqa: RUF001
             label = label.partition("–")[0] if len(set(label.split("–"))) == 1 else label  # noqa: RUF001
@@ -86,7 +87,8 @@ def _harder(frame: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for name in frame.columns:
         if match := _HARDER.fullmatch(str(name)):
-            some = frame.loc[frame[name].notna() & (frame["metric"] == match["metric"]), ["row", "column", "seed", name]].rename(columns={name: "value"})
+            mine = frame[name].notna() & (frame["metric"] == match["metric"])
+            some = frame.loc[mine, ["row", "column", "seed", name]].rename(columns={name: "value"})
             numbers = tuple(float(number) for number in re.findall(r"\d+(?:\.\d+)?", match["variant"]))
             parts.append(some.assign(x=match["variant"].replace(",", "\n"), order=[numbers] * len(some)))
     made = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
