@@ -152,7 +152,7 @@ PROMISES = [
      "claim store engine", "writers, a machine, two lab compare"),
     ("SIGTERM and Ctrl-C end with a checkpoint, within ten seconds, and the command that goes on",
      "soak training devices", "SIGTERM or Ctrl-C"),
-    ("a run that diverges stops and is counted", "training analysis report", "NaN"),
+    ("a run that diverges stops and is counted", "training analysis report figures", "NaN"),
     ("FLOPs used are at most the budget, and more than it less a step; an edited record is found",
      "training verify", "a random budget, a value of a record"),
     ("whatever is typed or found in a file: one line, the right exit code, nothing left behind",
