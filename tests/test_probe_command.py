@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from test_cli import lab
 from test_generation import stored
+from test_report import overlaps
 
 from lab import analysis
 from lab.analysis.figures.probes import probe_charts
@@ -210,3 +211,11 @@ def test_runs_share_a_figure_and_seeds_a_colour(kind):
     )
     panels = [axes.get_title(loc="left") for axes in chart.axes if axes.get_title(loc="left")]
     assert len(panels) == {"lines": 1, "bars": 1}.get(kind, 3)
+
+
+def test_a_long_name_of_an_axis_covers_no_other():
+    table = pd.DataFrame({"x": [1, 2, 4], "y": [1.0, 2.0, 3.0]})
+    view = View("x", "y", "distance to the latest copy, bytes (octaves)", "y", "c", logx=True)
+    found = [Finding({"p": Sheet(table, view)}, {}, "", probe="p", run=run) for run in ("r1", "r2", "r3")]
+    (chart,) = probe_charts(found, {"r1": ("s4", "text"), "r2": ("s4", "recall"), "r3": ("s4", "digits")}).values()
+    assert overlaps(chart) == ([], [])

@@ -6,6 +6,7 @@
 # pyright: reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false
 
+import textwrap
 from collections.abc import Iterable, Mapping
 from itertools import cycle
 
@@ -65,10 +66,12 @@ def _chart(table: pd.DataFrame, view: View) -> Chart:
         height = 2.3 if view.kind != "points" else 2.1
         wide = None if len(titles) > 1 else COLUMN if len(looks) < 4 else 1.4 * COLUMN
         chart, every = panels(titles, height, width=wide, sharey=view.kind == "lines" and bool(view.panel))
+        across = every[0].get_subplotspec().get_gridspec().ncols
+        xlabel = textwrap.fill(view.xlabel, int(15 * chart.get_figwidth() / across) - 6)
         for axes, title in zip(every, titles, strict=True):
             mine = table[table["panel"] == title]
             {"lines": _lines, "points": _points, "bars": _bars, "map": _map}[view.kind](axes, mine, view, looks)
-            axes.set(xlabel=view.xlabel, ylabel=view.ylabel)
+            axes.set(xlabel=xlabel, ylabel=view.ylabel)
         if view.kind == "map":
             for axes, title in zip(every, titles, strict=True):  # narrower than others
                 axes.set_title("\n".join(wrapped_name(title, 22)), loc="left")
