@@ -121,7 +121,7 @@ def panels(
     for extra in flat[count:]:
         extra.set_visible(False)
     for axes, title in zip(flat, titles, strict=False):
-        axes.set_title("\n".join(wrapped_name(title, int(width / across * 11))), loc="left")
+        axes.set_title("\n".join(wrapped_name(title, int(width / across * 9.5))), loc="left")
     return chart, flat[:count]
 
 

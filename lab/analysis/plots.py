@@ -7,6 +7,7 @@
 # pyright: reportGeneralTypeIssues=false
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ from lab.analysis.statistics import baselines, references, summary
 from lab.analysis.styles import Style, only, styles
 from lab.analysis.text import score, wrapped_name
 
+NAME = 16
+"""Letters of a line of a row's name, about."""
 POINTS_A_DECADE = 12
 """Of a training curve; more would hide the lines behind their noise."""
 FARTHEST = 1.0
@@ -32,7 +35,9 @@ def quality_by_task(frame: pd.DataFrame) -> Chart:
     columns, looks = columns_of(frame), styles(frame["row"])
     names = columns_of(frame, "row")
     with sheet():
-        chart, every = panels(columns, height=1.35 + 0.3 * (len(names) + (len(published) > 0)), sharey=True)
+        lines = [len(wrapped_name(name, NAME)) for name in names]
+        apart = max(0.3, *(0.06 * (one + other) + 0.04 for one, other in pairwise(lines)), 0)  # inches; long names cover no other
+        chart, every = panels(columns, height=1.35 + apart * (len(names) + (len(published) > 0)), sharey=True)
         chart.get_layout_engine().set(wspace=0.07)  # pyright: ignore[reportOptionalMemberAccess]  room for what stands at the right of a panel
         for axes, column in zip(every, columns, strict=True):
             part = frame[frame["column"] == column]
@@ -173,7 +178,7 @@ def _dots(axes: Axes, part: pd.DataFrame, cells: pd.DataFrame, names: list[str],
                 color=FAINT,
                 va="center",
             )
-    axes.set_yticks(range(len(names)), ["\n".join(wrapped_name(name, 16)) for name in names])
+    axes.set_yticks(range(len(names)), ["\n".join(wrapped_name(name, NAME)) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
