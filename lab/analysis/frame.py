@@ -125,10 +125,13 @@ def _framed(made: list[_Made]) -> pd.DataFrame:
     return frame.copy()  # in one piece: each column that was given a type is one of its own
 
 
-def curves(path: str | Path = "results", whole: Collection[str] | None = None) -> pd.DataFrame:
+def curves(
+    path: str | Path = "results", whole: Collection[str] | None = None, runs: Collection[str] | None = None
+) -> pd.DataFrame:
     """A row for every point of every training curve, of runs that ended and runs under way.
 
     whole: ids of runs of which every point is read; of others only the points that have a score, in a fraction of the time.
+    runs: ids of the runs that are read at all. All where they are not given.
 
     loss: mean in nats since the point before; tokens, flops (training) and seconds: so far. score: by the task's metric, on a
     small part of the validation split, at the points that have one. A line that was cut off is left out.
@@ -136,6 +139,8 @@ def curves(path: str | Path = "results", whole: Collection[str] | None = None) -
     heads, counts, points = [], [], []
     with _no_collection():
         for folder in _folders(path):
+            if runs is not None and os.path.basename(folder) not in runs:
+                continue
             try:
                 spec = _read(folder, "spec.json")
                 head = [os.path.basename(folder), *(spec[name] for name in CURVE_COLUMNS[1:5])]
