@@ -48,7 +48,7 @@ def _difference(frame: pd.DataFrame, keys: list[str], name: str, joint: str, acr
 
     across: if any group of keys differs, all rows with these keys equal say their value.
     """
-    differs = frame.groupby(keys)[name].transform(lambda values: values.nunique(dropna=False) > 1).astype(bool)
+    differs = frame.groupby(keys)[name].transform("nunique", dropna=False) > 1
     if across:
         differs = differs.groupby([frame[key] for key in across]).transform("any")
     if not differs.any():

@@ -120,7 +120,7 @@ def apart(frame: pd.DataFrame) -> pd.DataFrame:
     if frame.empty:
         return frame
     made = by_set_up(frame)
-    swept = {(each.task, row) for each in sweeps(frame) for row in each.runs["row"]}
+    swept = {(each.task, row) for each in sweeps(made) for row in each.runs["row"]}
     inside = {
         run for run, column, row in zip(made["id"], made["column"], made["row"], strict=True) if (column, row) in swept
     }  # fmt: skip
