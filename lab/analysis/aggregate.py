@@ -13,6 +13,7 @@ answers is aggregated. Nothing depends on the order of tasks or runs; every draw
 # pyright: reportReturnType=false
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -85,9 +86,8 @@ def probability_of_improvement(
     value = float(np.mean([_above(*each) for each in zip(ours, theirs, *once, strict=True)]))
     if reason := why or why_not:
         return Reading(value, reason=reason)
-    rng = np.random.default_rng(seed)
-    times = _times(ours, replicates, rng), _times(theirs, replicates, rng)
-    drawn = [_above(*each) for each in zip(ours, theirs, *times, strict=True)]
+    times = _times((*map(len, ours), *map(len, theirs)), replicates, seed)
+    drawn = [_above(*each) for each in zip(ours, theirs, times[: len(ours)], times[len(ours) :], strict=True)]
     return Reading(value, np.quantile(np.mean(drawn, axis=0), [TAIL, 1 - TAIL]))
 
 
@@ -103,7 +103,7 @@ def performance_profile(
     """
     at = np.linspace(0, 1, 101) if thresholds is None else np.asarray(thresholds, float)
     strata, reason = _strata(scores_by_task)
-    every, times = np.concatenate(strata), np.concatenate(_times(strata, replicates, np.random.default_rng(seed)), axis=-1)
+    every, times = np.concatenate(strata), np.concatenate(_times((*map(len, strata),), replicates, seed), axis=-1)
     above = every > at[:, None]
     band = np.quantile(times @ above.T.astype(float) / len(every), [TAIL, 1 - TAIL], axis=0).T
     band = np.full_like(band, np.nan) if reason else band
@@ -205,12 +205,15 @@ def _drawn(strata: list[np.ndarray], replicates: int, rng: np.random.Generator) 
     return [scores[rng.integers(len(scores), size=(replicates, len(scores)))] for scores in strata]
 
 
-def _times(strata: list[np.ndarray], replicates: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """How often each run of a stratum is drawn when that is resampled: (replicates, runs)."""
-    first = np.arange(replicates)[:, None]
+@lru_cache(maxsize=1)
+def _times(sizes: tuple[int, ...], replicates: int, seed: int) -> list[np.ndarray]:
+    """How often each run of a stratum is drawn when that is resampled: (replicates, runs); kept, as most comparisons have as
+    many runs as the one before.
+    """
+    rng, first = np.random.default_rng(seed), np.arange(replicates)[:, None]
     return [
         np.bincount((first * n + rng.integers(n, size=(replicates, n))).ravel(), minlength=replicates * n).reshape(-1, n)
-        for n in map(len, strata)
+        for n in sizes
     ]
 
 
