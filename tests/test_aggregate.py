@@ -86,6 +86,16 @@ def test_probability_of_improvement_is_the_mean_of_u():
         probability_of_improvement({"x": [1.0]}, {"y": [1.0]})
 
 
+def test_resamples_count_as_if_all_pairs_of_their_runs_were_compared():
+    a, b = np.array([0.1, 0.4, 0.4, 0.7]), np.array([0.2, 0.4, 0.4, 0.4, 0.9])
+    rng, shares = np.random.default_rng(3), []
+    ours, theirs = rng.integers(4, size=(500, 4)), rng.integers(5, size=(500, 5))
+    for x, y in zip(a[ours], b[theirs], strict=True):
+        shares.append(np.mean([(left > right) + (left == right) / 2 for left in x for right in y]))
+    found = probability_of_improvement({"x": a}, {"x": b}, replicates=500, seed=3)
+    assert [found.low, found.high] == pytest.approx(np.quantile(shares, [0.025, 0.975]), abs=1e-12)
+
+
 def test_the_bootstrap_resamples_within_tasks():
     """Two constant tasks: resampling within them cannot change anything, resampling over them would."""
     constant = stratified_bootstrap({"easy": [1.0] * 4, "hard": [0.0] * 4}, lambda scores: scores.mean(-1))

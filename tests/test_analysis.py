@@ -115,6 +115,16 @@ def test_unknown_keys_are_kept_out_and_missing_ones_are_missing(tmp_path):
     assert frame["score"].iloc[0] == 0.9
 
 
+@pytest.mark.parametrize("character", ["\x1b", "\x7f", "\u202e"])
+@pytest.mark.parametrize("escaped", [True, False])
+def test_texts_of_records_have_visible_characters_only(tmp_path, character, escaped):
+    one = records.publish(tmp_path, replace(records.run(records.spec(), None), status="failed", reason=f"a{character}b"))
+    path = tmp_path / "runs" / one.id / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), ensure_ascii=escaped), "utf-8")
+    (reason,) = analysis.results(tmp_path)["reason"]
+    assert reason == f"a{ascii(character)[1:-1]}b"
+
+
 def test_curves_are_long_and_a_torn_line_is_left_out(tmp_path):
     one = records.publish(tmp_path, records.run(records.spec("lstm", "copying", 2), 0.5))
     path = tmp_path / "runs" / one.id / "curve.jsonl"

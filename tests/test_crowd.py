@@ -10,6 +10,7 @@ from lab import analysis
 from lab.analysis import crowd, report
 from lab.analysis.figures import Material, charts
 from lab.analysis.labels import columns_of, labelled
+from lab.commands.common import curves_of
 
 TASKS = ("copying", "digits", "recall", "text")
 BUDGETS = (1e10, 1e11, 1e12, 1e13)
@@ -86,6 +87,13 @@ def test_curves_of_runs_that_are_not_drawn_are_read_for_their_scores_only(root, 
     assert len(one) == (every["id"] == frame["id"].iloc[0]).sum()
     assert other[other["id"] == frame["id"].iloc[0]]["score"].tolist() == [0.25]
     assert set(other["id"]) == set(frame["id"].iloc[:2])
+
+
+def test_of_what_no_figure_has_room_for_no_curve_is_read(root, frame):
+    shown, _ = crowd.drawn(labelled(frame), 5)
+    assert set(curves_of(frame, str(root), 5)["id"]) == set(shown["id"])
+    assert set(curves_of(frame, str(root), 16)["id"]) == set(frame["id"])
+    assert set(analysis.curves(root, runs={frame["id"].iloc[0]})["id"]) == {frame["id"].iloc[0]}
 
 
 def test_the_page_keeps_what_fits_and_a_file_beside_it_all(root, frame, tmp_path, monkeypatch):

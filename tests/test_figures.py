@@ -157,7 +157,7 @@ def test_the_sweep_takes_the_rate_that_validation_chose_and_leaves_the_rest_to_o
     (sweep,) = sweeps(frame)
     assert sweep.reference == "linear_rnn"  # the first by name where none is given
     assert material.sweeps[0].names == ["transformer", "linear_rnn"]
-    assert set(apart(frame)["task"]) == {"recall", "copying", "digits"}
+    assert set(apart(frame, sweeps(frame))["task"]) == {"recall", "copying", "digits"}
     assert 3e10 not in set(sweep.runs["budget"])  # tuning at two sizes is no budget of the frontier
     worse = sweep.runs[sweep.runs["architecture"] == "transformer"].assign(lr=1e-4, id="other")
     worse["validation.bits_per_byte"] += 0.1

@@ -13,6 +13,7 @@ answers is aggregated. Nothing depends on the order of tasks or runs; every draw
 # pyright: reportReturnType=false
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -81,11 +82,12 @@ def probability_of_improvement(
     if not shared:
         raise ValueError("no task that both have")
     (ours, why), (theirs, why_not) = (_strata({task: each[task] for task in shared}) for each in (a, b))
-    value = float(np.mean([_above(x[None], y[None])[0] for x, y in zip(ours, theirs, strict=True)]))
+    once = [[np.ones((1, len(scores))) for scores in strata] for strata in (ours, theirs)]
+    value = float(np.mean([_above(*each) for each in zip(ours, theirs, *once, strict=True)]))
     if reason := why or why_not:
         return Reading(value, reason=reason)
-    rng = np.random.default_rng(seed)
-    drawn = [_above(x, y) for x, y in zip(_drawn(ours, replicates, rng), _drawn(theirs, replicates, rng), strict=True)]
+    times = _times((*map(len, ours), *map(len, theirs)), replicates, seed)
+    drawn = [_above(*each) for each in zip(ours, theirs, times[: len(ours)], times[len(ours) :], strict=True)]
     return Reading(value, np.quantile(np.mean(drawn, axis=0), [TAIL, 1 - TAIL]))
 
 
@@ -101,10 +103,11 @@ def performance_profile(
     """
     at = np.linspace(0, 1, 101) if thresholds is None else np.asarray(thresholds, float)
     strata, reason = _strata(scores_by_task)
-    every, drawn = np.concatenate(strata), np.concatenate(_drawn(strata, replicates, np.random.default_rng(seed)), axis=-1)
-    band = np.stack([np.quantile((drawn > threshold).mean(-1), [TAIL, 1 - TAIL]) for threshold in at])
+    every, times = np.concatenate(strata), np.concatenate(_times((*map(len, strata),), replicates, seed), axis=-1)
+    above = every > at[:, None]
+    band = np.quantile(times @ above.T.astype(float) / len(every), [TAIL, 1 - TAIL], axis=0).T
     band = np.full_like(band, np.nan) if reason else band
-    return pd.DataFrame({"threshold": at, "share": (every > at[:, None]).mean(1), "low": band[:, 0], "high": band[:, 1]})
+    return pd.DataFrame({"threshold": at, "share": above.mean(1), "low": band[:, 0], "high": band[:, 1]})
 
 
 def wilson(solved: int, runs: int) -> Reading:
@@ -202,7 +205,22 @@ def _drawn(strata: list[np.ndarray], replicates: int, rng: np.random.Generator) 
     return [scores[rng.integers(len(scores), size=(replicates, len(scores)))] for scores in strata]
 
 
-def _above(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Share of the pairs in which x is above y, equals counted half: (replicates, n), (replicates, m) -> (replicates)."""
-    x, y = x[:, :, None], y[:, None, :]
-    return ((x > y) + 0.5 * (x == y)).mean((1, 2))
+@lru_cache(maxsize=1)
+def _times(sizes: tuple[int, ...], replicates: int, seed: int) -> list[np.ndarray]:
+    """How often each run of a stratum is drawn when that is resampled: (replicates, runs); kept, as most comparisons have as
+    many runs as the one before.
+    """
+    rng, first = np.random.default_rng(seed), np.arange(replicates)[:, None]
+    return [
+        np.bincount((first * n + rng.integers(n, size=(replicates, n))).ravel(), minlength=replicates * n).reshape(-1, n)
+        for n in sizes
+    ]
+
+
+def _above(x: np.ndarray, y: np.ndarray, of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:
+    """Share of the pairs in which x is above y, equals counted half, where runs occur so often: ordered x and y, (n) and (m);
+    of_x (replicates, n), of_y (replicates, m) -> (replicates).
+    """
+    below = np.pad(of_y.cumsum(1), ((0, 0), (1, 0)))  # how many draws of y are among its first 0 to m runs
+    passed = below[:, np.searchsorted(y, x, "left")] + below[:, np.searchsorted(y, x, "right")]
+    return (of_x * passed).sum(1) / (2 * of_x.sum(1) * of_y.sum(1))

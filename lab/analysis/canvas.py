@@ -171,8 +171,9 @@ def images(figure: Figure, kinds: Sequence[str], caption: str = "") -> list[byte
         if caption:
             _add(fresh, caption)
         FigureCanvasAgg(fresh)
-        fresh.draw_without_rendering()
-        fresh.set_layout_engine("none")  # else the panels' places depend on the kind of file
+        engine: Any = fresh.get_layout_engine()
+        engine.execute(fresh)
+        fresh.set_layout_engine(None)  # else the panels' places depend on the kind of file; "none" would draw each of them twice
         for kind in kinds:
             buffer = io.BytesIO()
             fresh.savefig(buffer, format=kind, metadata=_NO_DATES[kind])

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from types import UnionType
@@ -77,41 +78,60 @@ def results(path: str | Path = "results") -> pd.DataFrame:
     weights of runs. What a record lacks is missing; keys that are not known are kept out.
     Records that cannot be read, or that a newer lab made, are left out with one warning that names them.
     """
+    with _no_collection():
+        made, broken = _read_all(path)
+        if broken:
+            told = [f"{os.path.basename(folder)} ({type(error).__name__}: {error})" for folder, error in sorted(broken.items())]
+            shown = "; ".join(told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")
+            warnings.warn(f"{len(broken)} records left out: {' '.join(shown.split())}", stacklevel=2)
+        return _framed(made)
+
+
+def _read_all(path: str | Path) -> tuple[list[_Made], dict[str, Exception]]:
+    """The records of a store that hold what they must, and of the others why not, by folder."""
     made: list[_Made] = []
     broken: dict[str, Exception] = {}
-    with _no_collection():
-        for folder in _folders(path):
-            try:
-                record = _read(folder, "run.json")
-                if record["schema"] > SCHEMA:
-                    raise ValueError(f"made by a newer lab: schema {record['schema']}, this one reads {SCHEMA}")
-                row, scored = _row(record)
-                made.append((folder, _ORDERED(row), scored, findings.numbers(folder)))
-            except FileNotFoundError:
-                continue
-            except _FAULTS as error:
-                broken[folder] = error
-        if not _typed([row for _, row, _, _ in made]):
-            made = [each for each in made if not _note(broken, *each[:2])]
+    for folder in _folders(path):
+        try:
+            record = _read(folder, "run.json")
+            if record["schema"] > SCHEMA:
+                raise ValueError(f"made by a newer lab: schema {record['schema']}, this one reads {SCHEMA}")
+            row, scored = _row(record)
+            made.append((folder, _ORDERED(row), scored, findings.numbers(folder)))
+        except FileNotFoundError:
+            continue
+        except _FAULTS as error:
+            broken[folder] = error
+    if not _typed(_columns([row for _, row, _, _ in made])):
+        made = [each for each in made if not _note(broken, *each[:2])]
+    return made, broken
+
+
+def _columns(rows: list[tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    return dict(zip(COLUMNS, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(COLUMNS, ())
+
+
+def _framed(made: list[_Made]) -> pd.DataFrame:
     rows, scores, found = [each[1] for each in made], [each[2] for each in made], [each[3] for each in made]
-    if broken:
-        told = [f"{os.path.basename(folder)} ({type(error).__name__}: {error})" for folder, error in sorted(broken.items())]
-        shown = "; ".join(told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")
-        warnings.warn(f"{len(broken)} records left out: {' '.join(shown.split())}", stacklevel=2)
-    named = dict.fromkeys(name for scored in scores for name in scored)
-    columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(COLUMNS, ())
-    frame = pd.DataFrame(columns | {name: [scored.get(name) for scored in scores] for name in named})
-    frame = frame.astype(dict.fromkeys(["score", "chance", "loss", "lr", "length", "state_size", *LEDGER, *named], "float64"))
-    probed = dict.fromkeys(name for row in found for name in row)
+    named = {name: place for place, name in enumerate(dict.fromkeys(chain.from_iterable(scores)))}
+    table = np.full((len(named), len(made)), np.nan)
+    at = [named[name] for name in chain.from_iterable(scores)], np.repeat(np.arange(len(made)), [len(each) for each in scores])
+    table[at] = [value for scored in scores for value in scored.values()]
+    frame = pd.DataFrame(_columns(rows) | dict(zip(named, table, strict=True)))
+    frame = frame.astype(dict.fromkeys(["score", "chance", "loss", "lr", "length", "state_size", *LEDGER], "float64"))
+    probed = dict.fromkeys(chain.from_iterable(found))
     frame = pd.concat([frame, pd.DataFrame({name: [row.get(name) for row in found] for name in probed}, frame.index)], axis=1)
     frame = frame.sort_values(["task", "architecture", "budget", "seed", "id"], ignore_index=True)
     return frame.copy()  # in one piece: each column that was given a type is one of its own
 
 
-def curves(path: str | Path = "results", whole: Collection[str] | None = None) -> pd.DataFrame:
+def curves(
+    path: str | Path = "results", whole: Collection[str] | None = None, runs: Collection[str] | None = None
+) -> pd.DataFrame:
     """A row for every point of every training curve, of runs that ended and runs under way.
 
     whole: ids of runs of which every point is read; of others only the points that have a score, in a fraction of the time.
+    runs: ids of the runs that are read at all. All where they are not given.
 
     loss: mean in nats since the point before; tokens, flops (training) and seconds: so far. score: by the task's metric, on a
     small part of the validation split, at the points that have one. A line that was cut off is left out.
@@ -119,6 +139,8 @@ def curves(path: str | Path = "results", whole: Collection[str] | None = None) -
     heads, counts, points = [], [], []
     with _no_collection():
         for folder in _folders(path):
+            if runs is not None and os.path.basename(folder) not in runs:
+                continue
             try:
                 spec = _read(folder, "spec.json")
                 head = [os.path.basename(folder), *(spec[name] for name in CURVE_COLUMNS[1:5])]
@@ -155,10 +177,11 @@ def _points(content: Sequence[bytes]) -> list[list[Any]]:
 
 
 def _read(folder: str, name: str) -> Any:
-    with open(os.path.join(folder, name), encoding="utf-8") as file:
-        text = file.read()
-    found = json.loads(text)
-    return found if "\\" not in text and text.replace("\n", "").isprintable() else _visible(found)
+    with open(os.path.join(folder, name), "rb", buffering=0) as file:
+        content = file.read()
+    found = json.loads(content.decode("utf-8"))
+    # JSON lets control characters into texts as escapes only, but for DEL
+    return found if content.isascii() and b"\\" not in content and b"\x7f" not in content else _visible(found)
 
 
 def _visible(value: Any) -> Any:
@@ -236,14 +259,12 @@ def _row(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float | None
     return row, scores
 
 
-def _typed(rows: list[tuple[Any, ...]]) -> bool:
-    """Whether all rows surely hold what their columns say: of thousands of rows this is known much sooner than of each."""
-    columns: dict[str, tuple[Any, ...]] = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True)) if rows else {}
+def _typed(columns: dict[str, tuple[Any, ...]]) -> bool:
+    """Whether all surely hold what their names say: of thousands of rows this is known much sooner than of each."""
     return all(
         set(map(type, columns[name])) <= set(get_args(kind) or [kind]) and _in_range(columns[name])
         for kind, names in _KINDS.items()
         for name in names
-        if columns
     )
 
 

@@ -48,11 +48,14 @@ def _difference(frame: pd.DataFrame, keys: list[str], name: str, joint: str, acr
 
     across: if any group of keys differs, all rows with these keys equal say their value.
     """
-    differs = frame.groupby(keys)[name].transform(lambda values: values.nunique(dropna=False) > 1).astype(bool)
+    nothing = pd.Series("", index=frame.index, dtype=object)
+    if frame[name].nunique(dropna=False) < 2:
+        return nothing
+    differs = frame.groupby(keys)[name].transform("nunique", dropna=False) > 1
     if across:
         differs = differs.groupby([frame[key] for key in across]).transform("any")
     if not differs.any():
-        return pd.Series("", index=frame.index, dtype=object)
+        return nothing
     words = frame[name].map(_word(name, frame.loc[differs, name])).astype(object)
     return (joint + words).where(differs, "")
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from lab.analysis.aggregate import aggregate_verdict, aggregates
-from lab.analysis.crowd import drawn
+from lab.analysis.crowd import PANELS, drawn
 from lab.analysis.labels import columns_of, conditions, labelled, measure, quantity, several, span
 from lab.analysis.solving import solve_table
 from lab.analysis.statistics import baselines, leaders, summary
@@ -28,14 +28,16 @@ SOLVES = (
 )
 
 
-def render(frame: pd.DataFrame, curves: pd.DataFrame | None = None) -> str:
+def render(frame: pd.DataFrame, curves: pd.DataFrame | None = None, panels: int = PANELS) -> str:
     """Scores with intervals, an architecture a row and a task a column, baselines below; where the curves say so, the compute
     that solves each task; all tasks together; what each architecture was and cost; the conditions; a verdict for each task.
+
+    panels: tasks and budgets of which the compute that solves them is told, at most.
     """
     if frame.empty:
         return "no runs"
     frame = labelled(frame)
-    solving = "" if curves is None else _solved(frame, curves)
+    solving = "" if curves is None else _solved(frame, curves, panels)
     parts = [_scores(frame), _aggregates(aggregates(frame)), solving, _costs(frame), _conditions(frame), _sentences(frame)]
     return "\n\n".join(filter(None, parts))
 
@@ -108,9 +110,9 @@ def aggregate_cells(row: pd.Series) -> list[str]:
     ]
 
 
-def _solved(frame: pd.DataFrame, curves: pd.DataFrame) -> str:
+def _solved(frame: pd.DataFrame, curves: pd.DataFrame, panels: int) -> str:
     """Compute to solve, of as many tasks and budgets as a figure has."""
-    some, left_out = drawn(frame)
+    some, left_out = drawn(frame, panels)
     found = _solving(solve_table(some, curves))
     return "\n".join(filter(None, [found, _wrapped(left_out.strip()) if found else ""]))
 

@@ -124,14 +124,13 @@ def add_plugins(files: list[str] | None) -> None:
 
 
 def curves_of(frame: "DataFrame", results: str, panels: int | None = None) -> "DataFrame":
-    """The curves of these runs: every point of those that are drawn, what has a score of the others."""
+    """The curves of what figures have room for: every point of runs whose curves are drawn, what has a score of the others."""
     from pandas import DataFrame
 
     from lab import analysis
 
-    drawn = analysis.Material(frame, DataFrame(), panels=panels or analysis.PANELS).curved
-    curves = analysis.curves(results, drawn)
-    return curves.loc[curves["id"].isin(frame["id"])]
+    material = analysis.Material(frame, DataFrame(), panels=panels or analysis.PANELS)
+    return analysis.curves(results, material.curved, set(material.shown[0]["id"]))
 
 
 def present(frame: "DataFrame", results: str, out: str, reference: str | None = None, panels: int | None = None) -> None:
@@ -144,7 +143,7 @@ def present(frame: "DataFrame", results: str, out: str, reference: str | None = 
     for sweep in material.sweeps:
         print(f"{sweep.task}\n\n{analysis.told(sweep)}\n")
     if len(material.comparison):
-        print(analysis.render(material.comparison, curves))
+        print(analysis.render(material.comparison, curves, panels))
     path = analysis.write_report(frame, curves, folder, command(), reference, panels)
     print(f"report:  {path}\nfigures: {folder / 'figures'}")
     print("next:    lab compare with --budget raised, or with --architectures ... my_arch --plugin my_arch.py")

@@ -49,7 +49,7 @@ class Material:
     @cached_property
     def comparison(self) -> pd.DataFrame:
         """The runs of no sweep."""
-        return apart(self.frame)
+        return apart(self.frame, self.sweeps)
 
     @cached_property
     def shown(self) -> tuple[pd.DataFrame, str]:

@@ -115,12 +115,12 @@ def sweeps(frame: pd.DataFrame, reference: str | None = None) -> list[Sweep]:
     return made
 
 
-def apart(frame: pd.DataFrame) -> pd.DataFrame:
-    """The runs that belong to no sweep."""
+def apart(frame: pd.DataFrame, found: list[Sweep]) -> pd.DataFrame:
+    """The runs that belong to none of the sweeps found in a frame."""
     if frame.empty:
         return frame
     made = by_set_up(frame)
-    swept = {(each.task, row) for each in sweeps(frame) for row in each.runs["row"]}
+    swept = {(each.task, row) for each in found for row in each.runs["row"]}
     inside = {
         run for run, column, row in zip(made["id"], made["column"], made["row"], strict=True) if (column, row) in swept
     }  # fmt: skip
