@@ -51,7 +51,7 @@ def _difference(frame: pd.DataFrame, keys: list[str], name: str, joint: str, acr
     nothing = pd.Series("", index=frame.index, dtype=object)
     if frame[name].nunique(dropna=False) < 2:
         return nothing
-    differs = frame.groupby(keys)[name].transform("nunique", dropna=False) > 1
+    differs = frame.groupby(keys)[name].transform("nunique", dropna=False).gt(1)
     if across:
         differs = differs.groupby([frame[key] for key in across]).transform("any")
     if not differs.any():

@@ -66,7 +66,7 @@ def _chart(table: pd.DataFrame, view: View) -> Chart:
         height = 2.3 if view.kind != "points" else 2.1
         wide = None if len(titles) > 1 else COLUMN if len(looks) < 4 else 1.4 * COLUMN
         chart, every = panels(titles, height, width=wide, sharey=view.kind == "lines" and bool(view.panel))
-        across = every[0].get_subplotspec().get_gridspec().ncols
+        across = len({axes.get_position().x0 for axes in every})
         xlabel = textwrap.fill(view.xlabel, int(15 * chart.get_figwidth() / across) - 6)
         for axes, title in zip(every, titles, strict=True):
             mine = table[table["panel"] == title]
