@@ -139,7 +139,7 @@ def held(folder: Path) -> Holder | None:
 
 def _take(folder: Path, flock: bool) -> Claim | None:
     """Put this process down as the holder, unless there is one that is alive."""
-    handle, mine = tempfile.mkstemp(dir=folder, prefix=f".holder.{platform.node()}.")
+    handle, mine = tempfile.mkstemp(dir=folder, prefix=_asking_here())
     file, taken_away = folder / "holder", f"{mine}.before"
     content = json.dumps({"host": platform.node(), "pid": os.getpid(), "since": time.time()})
     try:
@@ -166,14 +166,18 @@ def _take(folder: Path, flock: bool) -> Claim | None:
             Path(left).unlink(missing_ok=True)
 
 
+def _asking_here() -> str:
+    """How files of processes of this machine begin that ask for a claim."""
+    return f".holder.{platform.node()}."
+
+
 def _sweep(folder: Path, flock: bool) -> None:
     """Remove what writes of a process that was killed left; a young `.holder.*` of a machine that our flock does not keep out may
     be of one that asks right now.
     """
-    ours = f".holder.{platform.node()}."
     for left in folder.glob(".*"):
         with suppress(FileNotFoundError):
-            asking = left.name.startswith(".holder.") and not (flock and left.name.startswith(ours))
+            asking = left.name.startswith(".holder.") and not (flock and left.name.startswith(_asking_here()))
             if not asking or time.time() - left.stat().st_mtime > STALE:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 

@@ -45,10 +45,10 @@ def publish(
     }
     folder.mkdir(parents=True, exist_ok=True)
     runs = _together(evidence)
-    drawn = [clauses_chart(table, f"Measured {deciding.scope(rows)}.")] if clauses else []
-    drawn += charts(Material(runs, curves), "quality-by-task") if len(runs) else []
-    drawn += [chart for each in evidence.values() for chart in each.charts] + _probed(evidence, runs)
-    for chart in drawn:
+    verdict = [clauses_chart(table, f"Measured {deciding.scope(rows)}.")] if clauses else []
+    scores = charts(Material(runs, curves), "quality-by-task") if len(runs) else []  # which the report writes
+    drawn = [chart for each in evidence.values() for chart in each.charts] + _probed(evidence, runs)
+    for chart in verdict + drawn:
         canvas.write(chart, chart.data, folder / "figures", chart.name, chart.caption)
     _flat(rows).to_csv(folder / "evidence.csv", index=False)
     table.to_csv(folder / "clauses.csv", index=False)
@@ -56,7 +56,7 @@ def publish(
         write_report(runs, curves[curves["id"].isin(runs["id"])], folder, command)
     about = machine.environment()
     (folder / "study.json").write_text(json.dumps(plain(found | {"study": name, "commit": about["commit"]}), indent=1) + "\n")
-    page = _page(study, found, table, evidence, runs, drawn, command, about)
+    page = _page(study, found, table, evidence, runs, scores + drawn, command, about)
     (folder / "README.md").write_text(page, "utf-8")
     return found
 
@@ -133,10 +133,9 @@ def _page(
     for name, each in evidence.items():
         if each.said:
             lines += [f"Part {name}:", "", *(f"    {line}".rstrip() for line in each.said.splitlines()), ""]
-    others = [chart for chart in drawn if chart.name != "verdict"]
-    if others:
+    if drawn:
         lines += ["## Figures", ""]
-        for chart in others:
+        for chart in drawn:
             lines += [f"![{_cell(chart.alt or chart.title)}](figures/{chart.name}.png)", ""]
     all_runs = "[report.html](report.html) has all runs and figures, " if len(runs) else ""
     return "\n".join([*lines, f"{all_runs}[evidence.csv](evidence.csv) the numbers that the rules read."]) + "\n"

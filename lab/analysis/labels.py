@@ -176,6 +176,11 @@ def caption(frame: pd.DataFrame, shown: str, interval: bool = True) -> str:
     return f"{shown} {facts['budget']}; {facts['convention']}. {seeds}. Precision {facts['precision']}.{recipe} {facts['runs']}."
 
 
+def own_metric(frame: pd.DataFrame, column: str, metric: str) -> pd.DataFrame:
+    """The runs that have the score of this column and whose task is judged by its metric."""
+    return frame[frame[column].notna() & (frame["metric"] == metric)]
+
+
 def outcome(frame: pd.DataFrame) -> str:
     """How many runs finished, diverged, failed, and how many were made without the leak gate."""
     counts = frame["status"].value_counts()

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lab.analysis.canvas import FAINT, Chart, legend, panels, sheet
-from lab.analysis.labels import caption, columns_of, labelled, measure, several
+from lab.analysis.labels import caption, columns_of, labelled, measure, own_metric, several
 from lab.analysis.statistics import baselines, half_width
 from lab.analysis.styles import Style, only, styles
 
@@ -60,8 +60,8 @@ def accuracy_by_slice(frame: pd.DataFrame) -> Chart | None:
     parts = []
     for name in frame.columns:
         if match := _SLICE.fullmatch(str(name)):
-            mine = frame[name].notna() & (frame["metric"] == match["metric"])
-            some = frame.loc[mine, ["row", "column", "seed", name]].rename(columns={name: "value"})
+            mine = own_metric(frame, name, match["metric"])
+            some = mine[["row", "column", "seed", name]].rename(columns={name: "value"})
             low = float(re.match(r"-?\d*\.?\d*", match["range"])[0] or 0)  # pyright: ignore[reportOptionalSubscript]
             label = re.sub(r"(?<=\d)-$", "+", match["range"]).replace("-", "–")  # noqa: RUF001
             label = label.partition("–")[0] if len(set(label.split("–"))) == 1 else label  # noqa: RUF001
@@ -87,8 +87,8 @@ def _harder(frame: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for name in frame.columns:
         if match := _HARDER.fullmatch(str(name)):
-            mine = frame[name].notna() & (frame["metric"] == match["metric"])
-            some = frame.loc[mine, ["row", "column", "seed", name]].rename(columns={name: "value"})
+            mine = own_metric(frame, name, match["metric"])
+            some = mine[["row", "column", "seed", name]].rename(columns={name: "value"})
             numbers = tuple(float(number) for number in re.findall(r"\d+(?:\.\d+)?", match["variant"]))
             parts.append(some.assign(x=match["variant"].replace(",", "\n"), order=[numbers] * len(some)))
     made = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

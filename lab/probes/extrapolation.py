@@ -88,8 +88,7 @@ def measure(subject: Subject, times: int = 64) -> Finding:
             longer = subject.variant(length=factor * task.length) if factor > 1 else task
             if longer.length != factor * task.length:
                 break
-            count = min(MOST, max(FEWEST, TOKENS // longer.length))
-            batches = text.batches(longer.length) if text else subject.examples(count, longer)
+            batches = text.batches(longer.length) if text else subject.examples(_sequences(longer.length), longer)
             losses, *read = _read_all(subject.model, batches, longer.length, text.asked if text else (longer.length + 1) // 2)
         except LengthError as error:
             refused = f"; it cannot read further: {error}"
@@ -99,13 +98,11 @@ def measure(subject: Subject, times: int = 64) -> Finding:
                 raise
             refused = f"; at {factor} times: {error}"
             break
-        first = losses if first is None else first
-        mean, low, high = t_interval(losses)
-        rise = _rise(losses, first, paired=text is not None)
-        if not np.isfinite(losses).all():
-            rows.append((factor, longer.length, len(losses), *6 * [math.nan], *read))
+        first, finite = losses if first is None else first, bool(np.isfinite(losses).all())
+        measured = (*t_interval(losses), *_rise(losses, first, paired=text is not None)) if finite else 6 * (math.nan,)
+        rows.append((factor, longer.length, len(losses), *measured, *read))
+        if not finite:
             break
-        rows.append((factor, longer.length, len(losses), mean, low, high, *rise, *read))
     table = DataFrame(rows, columns=COLUMNS)
     ended = verdict(table, math.log(task.outputs))
     found = {"verdict": ended.name, "at": ended.at, "longest": float(table["times"].iloc[-1])}
@@ -154,13 +151,17 @@ class _Text:
             return None
         asked, last = (task.length + 1) // 2, len(symbols) - 1
         longest = max(factor * task.length for factor in factors if factor * task.length <= last)
-        count = min(MOST, max(FEWEST, TOKENS // longest), 1 + (last - longest) // asked)
+        count = min(_sequences(longest), 1 + (last - longest) // asked)
         return cls(symbols, np.linspace(longest, last, count).astype(np.int64), asked)
 
     def batches(self, length: int) -> list[Batch]:
         """One, of all sequences of a length."""
         window = torch.from_numpy(self.symbols[self.ends[:, None] + np.arange(-length, 1)].astype(np.int64))
         return [Batch(window[:, :-1], window[:, 1:])]
+
+
+def _sequences(length: int) -> int:
+    return min(MOST, max(FEWEST, TOKENS // length))
 
 
 def _rise(losses: np.ndarray, first: np.ndarray, *, paired: bool) -> tuple[float, float, float]:

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lab.analysis.canvas import COLUMN, FAINT, Chart, legend, log_axis, panels, sheet
-from lab.analysis.labels import caption, columns_of, labelled, measure
+from lab.analysis.labels import caption, columns_of, labelled, measure, own_metric
 from lab.analysis.statistics import baselines, half_width
 from lab.analysis.styles import Style, only, styles
 
@@ -64,8 +64,8 @@ def _scores(frame: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for name in map(str, frame.columns):
         if match := _VARIANT.fullmatch(name):
-            mine = frame[name].notna() & (frame["length"] > 0) & (frame["metric"] == match["metric"])
-            some = frame.loc[mine, ["column", "row", "seed", "length", name]]
+            mine = own_metric(frame, name, match["metric"])
+            some = mine.loc[mine["length"] > 0, ["column", "row", "seed", "length", name]]
             more = (match["rest"] + match["more"]).strip(",")
             panel = some["column"] + (f" with {more}" if more else "")
             parts.append(
