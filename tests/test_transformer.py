@@ -40,15 +40,18 @@ def distance_bias(rows: slice, columns: slice) -> Tensor:
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [None, 1, 2, 5, 8, 21, 22, 100])
 @pytest.mark.parametrize("bias", [None, distance_bias])
-def test_fast_forms_are_the_definition(causal, window, bias):
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_fast_forms_are_the_definition(causal, window, bias, kv_heads):
     for past, new in ((0, 1), (0, 21), (0, 22), (0, 70), (7, 1), (3, 37)):
         if past and not causal:
             continue
-        q, k, v = (double(2, 3, length, 4, seed=seed) for seed, length in enumerate((new, past + new, past + new)))
+        total = past + new
+        q, k, v = double(2, 4, new, 4, seed=0), double(2, kv_heads, total, 4, seed=1), double(2, kv_heads, total, 4, seed=2)
         ways = []
-        for function in (attend, attend_definition):
+        for function, copies in ((attend, 1), (attend_definition, 4 // kv_heads)):
             given = [t.clone().requires_grad_() for t in (q, k, v)]
-            y = function(*given, causal=causal, window=window, bias=bias)
+            each = (t.repeat_interleave(copies, 1) for t in given[1:])
+            y = function(given[0], *each, causal=causal, window=window, bias=bias)
             ways.append([y, *torch.autograd.grad((y * double(*y.shape, seed=9)).sum(), given)])
         for got, want in zip(*ways, strict=True):
             close(got, want, 1e-11)

@@ -38,8 +38,11 @@ Bias = Callable[[slice, slice], Tensor]
 
 @watchable
 def attend(q: Heads, k: Tensor, v: Tensor, *, causal: bool, window: int | None = None, bias: Bias | None = None) -> Heads:
-    """The queries are those of the last positions; keys and values may go further back."""
+    """The queries are those of the last positions; keys and values may go further back, and fewer heads of them be shared."""
     new, total = q.shape[2], k.shape[2]
+    if new == 1 and bias is None and (window is None or window >= total):
+        return _lone(q, k, v)
+    k, v = shared(k, q.shape[1]), shared(v, q.shape[1])
     past = total - new
     if bias is not None:
         return _biased(q, k, v, causal, window, bias)
@@ -47,6 +50,18 @@ def attend(q: Heads, k: Tensor, v: Tensor, *, causal: bool, window: int | None =
         return _banded(q, k, v, causal, window)
     seen = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(past) if past and new > 1 else None
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=causal and not past)
+
+
+def shared(x: Tensor, heads: int) -> Tensor:
+    """Keys or values, each head of which serves as many heads of queries in a row as there are for one (Ainslie et al.,
+    arXiv:2305.13245, section 2.2).
+    """
+    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1)
+
+
+def _lone(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """One query a head, which sees all keys: those that share keys are queries of one head, and no key is copied."""
+    return F.scaled_dot_product_attention(q.reshape(*k.shape[:2], -1, q.shape[3]), k, v).reshape(q.shape)
 
 
 @dataclass
@@ -200,12 +215,10 @@ class Attention(SequenceMap):
         if self.rope and self.window is not None:  # only distances matter, and a window forgets how long it has run
             q, k = rotate(q, past), rotate(k, 0)
         q, bias = self.placed(q, k.shape[2])
-        if self.kv_heads < self.heads:
-            k, v = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k, v))
         if self.blocks is None:
             y = attend(q, k, v, causal=self.causal, window=self.window, bias=bias)
         else:
-            y = bigbird(q, k, v, self.blocks, causal=self.causal)
+            y = bigbird(q, shared(k, self.heads), shared(v, self.heads), self.blocks, causal=self.causal)
         return self.out(y.transpose(1, 2).flatten(2)), state
 
     def placed(self, q: Tensor, total: int) -> tuple[Tensor, Bias | None]:
