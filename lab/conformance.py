@@ -6,13 +6,14 @@ print(check(MyBackbone))         a class
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from architectures.backbone import Backbone
-from lab import numerics, plugins
+from lab import machine, numerics, plugins
 from lab.laws import LAWS
 from lab.laws.subject import Broken, Subject
 
@@ -60,11 +61,14 @@ def check(
     settings: Mapping[str, Any] | None = None,
     laws: Collection[int] = tuple(law for law, _, _ in LAWS),
     lengths: Collection[int] = (),
+    device: str = "cpu",
 ) -> Report:
     """Try to break the laws, and measure numerical errors at `lengths`; seconds, not minutes, at the default size.
 
+    device: where it computes, as torch writes it: cpu, cuda, cuda:1.
+
     Raises:
-        UsageError: a name or a setting that is not known.
+        UsageError: a name or a setting that is not known, or a device that torch does not find here.
     """
     if isinstance(backbone, str):
         name, given = plugins.parse("architectures", backbone)
@@ -74,7 +78,8 @@ def check(
     given = given | dict(settings or {})
     subject = Subject(name, make, dim, depth, given, known)
     label = name + (":" if given else "") + ",".join(f"{key}={_written(value)}" for key, value in given.items())
-    with torch.random.fork_rng(devices=[]):
+    where = machine.device(device)
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), where if where.type == "cuda" else nullcontext():
         construction = _tried(subject, 1, "construction", _builds)
         if construction.status == "failed":
             return Report(label, (construction,))

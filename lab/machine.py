@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from lab.errors import UsageError
+
 _PACKAGES = ("sequence-lab", "torch", "lightning", "numpy", "numba", "torchmetrics", "einops")
 UNTUNED = "LAB_UNTUNED"
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
@@ -61,8 +63,24 @@ def environment() -> dict[str, Any]:
     }
 
 
-def reset_peak_memory() -> None:
+def device(name: str) -> torch.device:
+    """`cpu`, `cuda` or one of several as `cuda:1`, as --device gives it.
+
+    Raises:
+        UsageError: torch knows no such device, or this machine has none.
+    """
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
+        raise UsageError(f"--device {name}: write cpu, cuda, or one of several GPUs as cuda:1")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: torch finds {torch.cuda.device_count()} GPUs here; leave it out for the processor")
+    return torch.device(name)
+
+
+def reset_peak_memory(device: str = "cpu") -> None:
     """Start measuring peak memory anew, where the system can (Linux); else it is that of the whole process."""
+    if device != "cpu":
+        return torch.cuda.reset_peak_memory_stats(device)
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -90,8 +108,10 @@ def free_memory() -> int:
     return max(0, min(left))
 
 
-def peak_memory() -> int:
-    """Largest resident size of this process in bytes since the last reset."""
+def peak_memory(device: str = "cpu") -> int:
+    """Bytes since the last reset: the largest resident size of this process, or the most that its tensors took of a GPU."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated(device)
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

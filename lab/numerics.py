@@ -55,7 +55,7 @@ def _line(error: Exception) -> str:
 def _at(subject: Subject, model: Backbone, exact: Backbone, length: int) -> Errors:
     x = noise(1, length, subject.dim)
     single = subject.read(model, x)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         half = model(x)
     exact_y = subject.read(exact, x.double())
     exactly, low = _relative(single, exact_y), _relative(half, single)

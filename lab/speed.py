@@ -53,7 +53,7 @@ class Stand:
 
     stack: `architecture:settings`, or `file.py:callable` for one from outside, called with dim and depth.
     tuned: with the process settings of lab/machine.py, else as torch comes. recompute: activations of an architecture are
-    computed again in the backward pass. form: all positions at once, or one after the other by `step`.
+    computed again in the backward pass. form: all positions at once, or one after the other by `step`. device: cpu, or a GPU.
     """
 
     stack: str
@@ -65,9 +65,10 @@ class Stand:
     plugin_files: tuple[str, ...] = ()
     recompute: bool = False
     form: Literal["parallel", "recurrent"] = "parallel"
+    device: str = "cpu"
 
     def build(self) -> nn.Module:
-        """The stack, drawn under a seed, in a process set up for it.
+        """The stack, drawn under a seed, on its device, in a process set up for it.
 
         Raises:
             UsageError: there is no such architecture, file or callable.
@@ -81,11 +82,11 @@ class Stand:
             for plugin in self.plugin_files:
                 plugins.add_file(plugin)
             name, given = plugins.parse("architectures", self.stack)
-            backbone = plugins.load("architectures", name)(self.dim, self.depth, **given)
+            backbone = plugins.load("architectures", name)(self.dim, self.depth, **given).to(self.device)
             if self.recompute:
                 recompute(backbone)
             return backbone if self.form == "parallel" else OneByOne(backbone)
-        return _callable(file, name)(self.dim, self.depth)
+        return _callable(file, name)(self.dim, self.depth).to(self.device)
 
     @property
     def settings(self) -> str:
@@ -93,13 +94,22 @@ class Stand:
         return "tuned" if self.tuned else "as it comes"
 
     @property
-    def clock(self) -> Callable[[], float]:
-        """Of one thread the processor's time, from which other work on the machine takes nothing; of several the wall's."""
-        return time.process_time if self.threads == 1 else time.perf_counter
+    def on_gpu(self) -> bool:
+        return self.device != "cpu"
+
+    def clock(self) -> float:
+        """Seconds: of one thread the processor's time, from which other work on the machine takes nothing, else the wall's."""
+        return time.process_time() if self.threads == 1 and not self.on_gpu else self.wall()
+
+    def wall(self) -> float:
+        """Seconds on the clock on the wall, once a GPU has done what it was given."""
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     def bfloat16(self) -> Any:
         """Autocast, where it is asked for."""
-        return torch.autocast("cpu", torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
 
 
 class OneByOne(nn.Module):
@@ -170,7 +180,7 @@ def measure(
             row["relative"] = usual[_who(row)] / row["tokens_per_second"]
     about = machine.environment() | found | {
         "threads": stand.threads, "precision": stand.precision, "dim": stand.dim, "depth": stand.depth, "tokens": tokens,
-        "rounds": rounds, "settings": stand.settings, "recompute": stand.recompute,
+        "rounds": rounds, "settings": stand.settings, "recompute": stand.recompute, "on_gpu": stand.on_gpu,
     }  # fmt: skip
     return DataFrame(rows), about
 
@@ -206,11 +216,12 @@ def foretold(measured: Sequence[tuple[int, float]], length: int, tokens: int) ->
 def told(about: Mapping[str, Any]) -> str:
     """What was measured, and on what, in two sentences."""
     flops, moved = about["flops_per_second"] / 1e9, about["bytes_per_second"] / 1e9
+    where = f"{about['threads']} threads of {about['processor']}{' (processor time)' * (about['threads'] == 1)}"
     return (
         f"Training steps (forward, backward, AdamW) of {about['depth']} layers of width {about['dim']}, {about['tokens']} "
         f"positions a step, {about['precision']}, {'activations computed again, ' * about['recompute']}"
-        f"{about['threads']} threads of {about['processor']}{' (processor time)' * (about['threads'] == 1)}, median of "
-        f"{about['rounds']}. Its limits: {flops:.0f} GFLOP/s in matrix products, {moved:.0f} GB/s in copies."
+        f"{about['device'] if about['on_gpu'] else where}, median of {about['rounds']}. "
+        f"Its limits: {flops:,.0f} GFLOP/s in matrix products, {moved:,.0f} GB/s in copies."
     )
 
 
@@ -220,8 +231,9 @@ def rates(stand: Stand) -> dict[str, float]:
 
 
 def decoding(stand: Stand, context: int) -> Row:
-    """What one sequence takes on one thread: `read_s` seconds to stream `context` positions, 4,096 at once, `decode_ms`
-    milliseconds for the next one, median of 50, and `decode_mb` megabytes at the peak of both; nothing where it cannot.
+    """What one sequence takes on one thread, or a GPU: `read_s` seconds to stream `context` positions, 4,096 at once,
+    `decode_ms` milliseconds for the next one, median of 50, and `decode_mb` megabytes at the peak of both; nothing where it
+    cannot.
     """
     return _apart(_measure_decoding, replace(stand, threads=1), context)
 
@@ -244,6 +256,7 @@ def compared(stand: Stand, peers: Sequence[str], length: int, tokens: int, round
         row |= {f"{part}_ms": 1000 * statistics.median(step[part] for step in result["steps"]) for part in PARTS}
         limit = result["flops"] / found["flops_per_second"] + result["bytes"] / found["bytes_per_second"]
         row |= {"peak_mb": result["peak"] / 1e6, "share": limit / statistics.median(seconds)}
+        row |= {f"g{unit}_per_second": result[unit] / statistics.median(seconds) / 1e9 for unit in ("flops", "bytes")}
         if each is not stand and "failed" not in results[0]:
             own = [sum(step.values()) for step in results[0]["steps"]]
             row["times"] = statistics.median(theirs / ours for ours, theirs in zip(own, seconds, strict=False))
@@ -289,12 +302,12 @@ def _stand(line: Connection, stand: Stand, batch: int, length: int) -> None:
     try:
         stack = stand.build()
         optimizer = torch.optim.AdamW(stack.parameters(), lr=1e-4, fused=True)
-        x = torch.randn(batch, length, stand.dim)
-        machine.reset_peak_memory()
-        built = machine.peak_memory()
+        x = torch.randn(batch, length, stand.dim, device=stand.device)
+        machine.reset_peak_memory(stand.device)
+        built = machine.peak_memory(stand.device)
         while line.recv() == "step":
             line.send(_step(stack, optimizer, x, stand))
-        line.send({"peak": machine.peak_memory() - built, **_about(stack, batch, length, stand)})
+        line.send({"peak": machine.peak_memory(stand.device) - built, **_about(stack, batch, length, stand)})
     except EOFError:
         return
     except Exception as error:
@@ -303,16 +316,15 @@ def _stand(line: Connection, stand: Stand, batch: int, length: int) -> None:
 
 def _step(stack: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, stand: Stand) -> dict[str, float]:
     """Seconds of each part of a training step."""
-    clock = stand.clock
-    times = [clock()]
+    times = [stand.clock()]
     with stand.bfloat16():
         loss = stack(x).float().square().mean()
-    times.append(clock())
+    times.append(stand.clock())
     optimizer.zero_grad()
     loss.backward()
-    times.append(clock())
+    times.append(stand.clock())
     optimizer.step()
-    times.append(clock())
+    times.append(stand.clock())
     return {part: after - before for part, (before, after) in zip(PARTS, pairwise(times), strict=True)}
 
 
@@ -324,7 +336,7 @@ def _about(stack: nn.Module, batch: int, length: int, stand: Stand) -> dict[str,
     """
     counts = []
     for size in range(1, min(batch, 2) + 1):
-        x = torch.zeros(size, length, stand.dim)
+        x = torch.zeros(size, length, stand.dim, device=stand.device)
         with Counter(stack.parameters()) as counter, stand.bfloat16(), set_checkpoint_early_stop(False):
             stack(x).float().sum().backward()
         with Counter(stack.parameters()) as second, stand.bfloat16(), torch.no_grad():
@@ -341,19 +353,20 @@ def _about(stack: nn.Module, batch: int, length: int, stand: Stand) -> dict[str,
 def _measure_rates(stand: Stand) -> dict[str, float]:
     machine.tune()
     torch.set_num_threads(stand.threads)
-    a, b = torch.randn(2, 2048, 2048, dtype=torch.bfloat16 if stand.precision == "bfloat16" else torch.float32)
-    source = torch.zeros(1 << 26)
+    dtype, side = torch.bfloat16 if stand.precision == "bfloat16" else torch.float32, 8192 if stand.on_gpu else 2048
+    a, b = torch.randn(2, side, side, dtype=dtype, device=stand.device)
+    source = torch.zeros(1 << 26, device=stand.device)
     target = torch.empty_like(source)
 
     def fastest(do: Callable[[], Any]) -> float:
-        times = [time.perf_counter()]
+        times = [stand.wall()]
         for _ in range(9):
             do()
-            times.append(time.perf_counter())
+            times.append(stand.wall())
         return min(after - before for before, after in pairwise(times))
 
     return {
-        "flops_per_second": 2 * 2048**3 / fastest(lambda: a @ b),
+        "flops_per_second": 2 * side**3 / fastest(lambda: a @ b),
         "bytes_per_second": 2 * source.nbytes / fastest(lambda: target.copy_(source)),
     }
 
@@ -361,23 +374,24 @@ def _measure_rates(stand: Stand) -> dict[str, float]:
 def _measure_decoding(stand: Stand, context: int) -> Row:
     backbone = stand.build().eval()
     assert isinstance(backbone, Backbone)
-    machine.reset_peak_memory()
-    built = machine.peak_memory()
+    machine.reset_peak_memory(stand.device)
+    built = machine.peak_memory(stand.device)
     with torch.inference_mode(), stand.bfloat16():
         try:
-            backbone.stream(torch.randn(1, min(PIECE, context), stand.dim), backbone.init_state(1))  # what happens only once
-            state, started = backbone.init_state(1), time.process_time()
+            pieces = torch.randn(1, min(PIECE, context), stand.dim, device=stand.device)
+            backbone.stream(pieces, backbone.init_state(1))  # what happens only once
+            state, started = backbone.init_state(1), stand.clock()
             for at in range(0, context, PIECE):
-                _, state = backbone.stream(torch.randn(1, min(PIECE, context - at), stand.dim), state)
-            read = time.process_time() - started
-            x, seconds = torch.randn(1, stand.dim), []
+                _, state = backbone.stream(pieces[:, : context - at], state)
+            read = stand.clock() - started
+            x, seconds = torch.randn(1, stand.dim, device=stand.device), []
             for _ in range(DECODED + 5):
-                started = time.process_time()
+                started = stand.clock()
                 _, state = backbone.step(x, state)
-                seconds.append(time.process_time() - started)
+                seconds.append(stand.clock() - started)
         except LengthError:
             return {}
-    peak = (machine.peak_memory() - built) / 1e6
+    peak = (machine.peak_memory(stand.device) - built) / 1e6
     return {"read_s": read, "decode_ms": 1000 * statistics.median(seconds[5:]), "decode_mb": peak}
 
 

@@ -785,7 +785,52 @@ class ViewsItsInput(Mean):
         return super().forward(x.view(-1, self.dim).view(x.shape))
 
 
-HEALTHY = [Mean, Whole, Decay, Step, Dropout, ZeroStart, Attends, LongConvolution, Window, Universal]
+class ConstantOnTheProcessor(Mean):
+    def mix(self, x):
+        return super().mix(x) * torch.linspace(0.5, 1, self.dim, dtype=x.dtype)
+
+
+class UnregisteredConstant(Mean):
+    """A product with what is neither a parameter nor a buffer, and stays behind when the weights are moved."""
+
+    def __init__(self, dim, depth, *, causal=True):
+        super().__init__(dim, depth, causal=causal)
+        self.turned = torch.eye(dim).flip(0)
+
+    def mix(self, x):
+        return super().mix(x) @ self.turned.to(x.dtype)
+
+
+class StateOnTheProcessor(Decay):
+    def init_state(self, batch):
+        return {"h": [torch.zeros(batch, self.dim, dtype=self.weights.dtype) for _ in range(self.depth)]}
+
+
+class GradientOnTheProcessor(Mean):
+    def mix(self, x):
+        return Doubled.apply(super().mix(x)) / 2
+
+
+class Doubled(torch.autograd.Function):
+    """Its backward pass makes its factor on the processor."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * torch.full(grad.shape, 2.0, dtype=grad.dtype)
+
+
+class LooksAtNumbers(Mean):
+    """Healthy, but what it computes hangs on a number."""
+
+    def mix(self, x):
+        return super().mix(x) if x.isfinite().all() else x
+
+
+HEALTHY = [Mean, Whole, Decay, Step, Dropout, ZeroStart, Attends, LongConvolution, Window, Universal, LooksAtNumbers]
 FAULTS: list[tuple[type[Backbone], int, str]] = [  # the law that must refuse it, and words of its message
     (WrongShape, 1, "float32 (2, 16, 16), expected float32 (2, 1, 16)"),
     (OnlyFloat32, 1, "expected float64"),
@@ -860,5 +905,9 @@ FAULTS: list[tuple[type[Backbone], int, str]] = [  # the law that must refuse it
     (PaddedChunks, 2, "forward of length 1301"),
     (CheapWhenLong, 6, "at length 4095, batch 1"),
     (KeepsBfloat16, 8, "after bfloat16 autocast, float32 outputs are"),
+    (ConstantOnTheProcessor, 9, "aten::mul meets tensors on the device of the input and on cpu, in forward of length 33"),
+    (UnregisteredConstant, 9, "and on cpu, in forward of length 33; make constants with device=x.device, or register them"),
+    (StateOnTheProcessor, 9, "aten::add meets tensors on the device of the input and on cpu"),
+    (GradientOnTheProcessor, 9, "and on cpu, in backward of length 33"),
     (FailsToBuild, 1, "construction: RuntimeError: no such kernel (while building it"),
 ]

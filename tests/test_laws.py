@@ -42,6 +42,13 @@ def test_laws_of_the_slowest(depth):
     assert report.passed, str(report)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("form", FORMS)
+def test_laws_on_a_gpu(form):
+    report = check(form, device="cuda")
+    assert report.passed, str(report)
+
+
 def test_the_python_interface_can_be_called_twice():
     for _ in range(2):
         assert lab.check("linear_rnn", laws=[4]).passed

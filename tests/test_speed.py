@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from architectures.stack import Stack
-from lab import analysis, plugins, speed
+from lab import analysis, machine, plugins, speed
 from lab.counter import Counter
 from lab.errors import UsageError
 
@@ -222,3 +222,19 @@ def test_weights_are_moved_once():
         kept = [x @ weight.T for _ in range(4)]
     assert counter.moved == 4 * (4 * 15 + 35 + 4 * 21)
     assert len(kept) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tpu", "write cpu, cuda"),
+        ("cuda:x", "write cpu, cuda"),
+        ("cuda:1", "torch finds 1 GPUs"),
+        ("cuda:2", "torch finds 1 GPUs"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(name, words, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert [str(machine.device(good)) for good in ("cpu", "cuda", "cuda:0")] == ["cpu", "cuda", "cuda:0"]
+    with pytest.raises(UsageError, match=f"--device {name}: {words}"):
+        machine.device(name)

@@ -23,6 +23,8 @@ _COLUMNS = {
     "backward_ms": ("backward\nms", "{:.0f}"),
     "optimizer_ms": ("optimizer\nms", "{:.1f}"),
     "peak_mb": ("peak\nMB", "{:.0f}"),
+    "gflops_per_second": ("GFLOP/s", "{:,.0f}"),
+    "gbytes_per_second": ("GB/s", "{:.0f}"),
     "relative": ("cost over\nthat at 1,024", "{:.2f}"),
     "share": ("share of\nlimit", "{:.2f}"),
     "times": ("ours is\ntimes faster", "{:.2f}"),

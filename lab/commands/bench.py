@@ -24,6 +24,7 @@ def speed(
     depth: int = 4,
     threads: int | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
+    device: str = "cpu",
     checkpoint_activations: Flag = False,
     rounds: int = 5,
     longest_step: float = 300,
@@ -52,6 +53,8 @@ def speed(
         Threads of a training step; as many as there are cores where none is given. Decoding has one.
     precision
         Arithmetic of the forward pass.
+    device
+        Where to compute: cpu, or cuda, or one of several as cuda:1.
     checkpoint_activations
         Compute most activations of an architecture again in the backward pass, as lab run does with this flag.
     rounds
@@ -73,7 +76,7 @@ def speed(
     json
         Print JSON.
     """
-    from lab import analysis
+    from lab import analysis, machine
     from lab import speed as measure
 
     for flag, value, most in (
@@ -85,8 +88,9 @@ def speed(
     if out:
         check_writable(out, "--out")
     stand = measure.Stand(
-        "", dim, depth, threads or os.cpu_count() or 1, precision, tuned, tuple(plugin or []), checkpoint_activations
-    )
+        "", dim, depth, threads or os.cpu_count() or 1, precision, tuned, tuple(plugin or []), checkpoint_activations,
+        device=str(machine.device(device)),
+    )  # fmt: skip
     frame, about = measure.measure(stand, architectures, lengths, tokens, rounds, against or [], decode, longest_step)
     table = f"{measure.told(about)}\n\n{analysis.benchmark_table(frame)}"
     if out:

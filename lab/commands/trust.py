@@ -17,6 +17,7 @@ def check(
     *,
     all: Flag = False,
     verbose: Flag = False,
+    device: str = "cpu",
     plugin: Names | None = None,
     json: Flag = False,
 ) -> int:
@@ -30,6 +31,8 @@ def check(
         Check every architecture there is, and end with a table of them.
     verbose
         Print numerical errors by length too: float32 against float64, streaming against forward, bfloat16 against float32.
+    device
+        Where to compute: cpu, or cuda, or one of several as cuda:1.
     plugin
         Python files with an architecture of your own.
     json
@@ -48,7 +51,7 @@ def check(
         plugins.parse("architectures", text)
     reports = {}
     for text in chosen:
-        reports[text] = check_one(text, lengths=numerics.LENGTHS if verbose else overview.LENGTHS if all else ())
+        reports[text] = check_one(text, lengths=numerics.LENGTHS if verbose else overview.LENGTHS if all else (), device=device)
         if not json:
             print(f"{reports[text] if verbose else replace(reports[text], errors=())}\n", flush=True)
     if json:

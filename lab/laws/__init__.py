@@ -7,7 +7,7 @@ tests of each op.
 
 from collections.abc import Callable
 
-from lab.laws import causality, isolation, operations, precision, shapes, streaming, training
+from lab.laws import causality, devices, isolation, operations, precision, shapes, streaming, training
 from lab.laws.subject import Subject
 
 LAWS: tuple[tuple[int, str, Callable[[Subject], str]], ...] = (
@@ -18,4 +18,5 @@ LAWS: tuple[tuple[int, str, Callable[[Subject], str]], ...] = (
     (6, "operations", operations.holds),
     (7, "training", training.holds),
     (8, "precision", precision.holds),
+    (9, "devices", devices.holds),
 )

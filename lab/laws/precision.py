@@ -31,7 +31,7 @@ def holds(subject: Subject) -> str:
 def _bfloat16_is_off_by(subject: Subject, model: Backbone) -> float:
     x = noise(2, subject.lengths(61)[0], subject.dim)
     exact = subject.read(model, x).detach()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         subject.doing = "forward under bfloat16 autocast"
         y = model(x)
     if y.shape != x.shape or not y.isfinite().all():

@@ -51,7 +51,7 @@ def _cuts(length: int) -> dict[str, list[int]]:
     if length == 131:
         ways += [[first, length - first] for first in (1, 15, 16, 17, 63, 64, 65, 128)]
     for count in (4,) if length > 1000 else (2, 5):
-        places = sorted(torch.randint(0, length + 1, (count,), generator=rng).tolist())
+        places = sorted(torch.randint(0, length + 1, (count,), generator=rng, device="cpu").tolist())
         ways.append([0, *(b - a for a, b in itertools.pairwise([0, *places, length])), 0])
     if length > 3:
         ways.append([length - 3, 1, 0, 1, 1])

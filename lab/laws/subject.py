@@ -15,6 +15,7 @@ LONG = 4096
 EXACT = 1e-9  # relative to the largest output, float64
 SEED = 20_240_229
 WHOLE = "it has no causal form"
+UNTRIED = "cannot be tried"
 _WIDE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 
 
@@ -49,7 +50,7 @@ class Subject:
         default = torch.get_default_dtype()
         try:
             torch.manual_seed(seed)
-            made = self.make(self.dim, depth or self.depth, causal=causal, **self.settings)
+            made = self.make(self.dim, depth or self.depth, causal=causal, **self.settings).to(torch.get_default_device())
         finally:
             torch.set_default_dtype(default)
         if dtype == torch.float64:
@@ -131,8 +132,9 @@ def widen(model: Backbone) -> Backbone:
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    """Standard normal numbers, the same for the same arguments, whatever the global generator."""
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    """Standard normal numbers, the same for the same arguments, whatever the global generator and the device."""
+    drawn = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed), device="cpu")
+    return drawn.to(torch.get_default_device(), dtype)
 
 
 def difference(a: Tensor, b: Tensor) -> Tensor:
