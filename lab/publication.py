@@ -110,7 +110,7 @@ def _page(
     lines = [f"# {study.question}", ""]
     if study.rules:
         lines += [f"The claim: {study.claim} ({study.source})" if study.source else f"The claim: {study.claim}", ""]
-        lines += [f"**{found['sentence']}**", "", "![what the rules ask and what was measured](figures/verdict.png)", ""]
+        lines += [f"> {found['sentence']}", "", "![what the rules ask and what was measured](figures/verdict.png)", ""]
         lines += [
             "| what must hold | number | measured, with its 95 % interval | asked | verdict |",
             "| --- | --- | --- | --- | --- |",
@@ -139,6 +139,12 @@ def _page(
             lines += [f"![{_cell(chart.alt or chart.title)}](figures/{chart.name}.png)", ""]
     all_runs = "[report.html](report.html) has all runs and figures, " if len(runs) else ""
     return "\n".join([*lines, f"{all_runs}[evidence.csv](evidence.csv) the numbers that the rules read."]) + "\n"
+
+
+def _in_lines(sentence: str) -> list[str]:
+    """As `deciding.sentence` writes it: the verdict and its range, then a point for each clause."""
+    head, _, clauses = _cell(sentence).rstrip(".").partition(": ")
+    return [f"> **{head}**", *(f"> - {clause}" for clause in clauses.split("; ") if clause)]
 
 
 def _cell(text: str) -> str:
@@ -190,8 +196,8 @@ def index(published: Path, link: str) -> str:
         study, file = read(name), published / name / "study.json"
         if file.parent.is_dir():
             found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-            told = found.get("sentence") or "It has no claim: the tables and figures speak."
-            done += [f"### {_cell(study.question)}", "", f"[{name}](../{link}/{name}). {study.claim}", "", f"> {_cell(told)}", ""]
+            told = _in_lines(found.get("sentence") or "It has no claim: the tables and figures speak.")
+            done += [f"### {_cell(study.question)}", "", f"[{name}](../{link}/{name}). {study.claim}", "", *told, ""]
         else:
             open_.append(f"| `{name}` | {_cell(study.question)} |")
     rest = ["## Not published", "", "| study | question |", "| --- | --- |", *open_] if open_ else []

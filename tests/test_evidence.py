@@ -47,6 +47,7 @@ def test_speeds_are_repeated_with_a_seed_each(monkeypatch):
     assert asked == [("recurrent", ["lstm"], [8, 16], [])] * 3
     assert found.rows.groupby("length")["seed"].nunique().to_dict() == {8: 3, 16: 3}
     assert set(found.rows["architecture"]) == {"lstm"}
+    assert found.charts[0].name == "speed-p", "parts of one study do not draw over one another"
 
 
 @pytest.mark.parametrize("stack", ["linear_rnn", "lstm"])

@@ -77,7 +77,7 @@ def test_verbose_prints_a_table_and_json_has_it(monkeypatch, capsys):
     assert len({len(row) for row in table[1:3]}) == 1
     code, out = lab(capsys, "check", "linear_rnn:gate=mingru", "--json", "--verbose")
     found = json.loads(out)["linear_rnn:gate=mingru"]
-    assert [law["law"] for law in found["laws"]] == [7, 8]
+    assert [law["law"] for law in found["laws"]] == [8, 9]
     assert [at["length"] for at in found["errors"]] == [16, 64]
 
 
@@ -85,10 +85,10 @@ def test_the_summary_has_a_row_each_and_a_column_a_law():
     reports = [check(Mean, laws=[1, 8], lengths=(16, 64)), check(WrapsAround, laws=[8], lengths=(16, 2000)), check(FailsToBuild)]
     head, *rows, _ = overview.summary(reports).splitlines()
     assert head.split() == [*(title for _, title, _ in LAWS), "float32", "bfloat16"]
-    assert rows[0].split()[:8] == ["Mean", "✓", "-", "-", "-", "-", "-", "✓"]
-    assert rows[1].split()[:8] == ["WrapsAround", *"------", "✗"]
-    assert re.fullmatch(r"\de-\d\d", rows[1].split()[8])
-    assert rows[2].split() == ["FailsToBuild", *"---------"]
+    assert rows[0].split()[:9] == ["Mean", "✓", *"-----", "✓", "-"]
+    assert rows[1].split()[:9] == ["WrapsAround", *"------", "✗", "-"]
+    assert re.fullmatch(r"\de-\d\d", rows[1].split()[9])
+    assert rows[2].split() == ["FailsToBuild", *"----------"]
 
 
 def test_all_ends_with_the_summary(monkeypatch, capsys):
@@ -98,7 +98,7 @@ def test_all_ends_with_the_summary(monkeypatch, capsys):
     code, out = lab(capsys, "check", "--all")
     assert code == 0
     assert "positions   " not in out
-    assert out.splitlines()[-2].split()[:8] == ["lstm", *"✓✓✓✓✓✓✓"]
+    assert out.splitlines()[-2].split()[:9] == ["lstm", *"✓✓✓✓✓✓✓✓"]
 
 
 def test_forms_are_the_choices_of_an_architecture():
@@ -119,5 +119,5 @@ def test_a_page_is_written_whole(tmp_path, capsys):
     text = (tmp_path / "page.md").read_text("utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["page.md"]
     row = next(line for line in text.splitlines() if line.startswith("| `linear_rnn:gate=mingru,mlp=none` |"))
-    assert re.search(r" \| [\d,]+ \| [\d,]+ \| 128 \|( ✓ \|){7} \de-\d\d \| \de-\d\d \|$", row)
+    assert re.search(r" \| [\d,]+ \| [\d,]+ \| 128 \|( ✓ \|){8} \de-\d\d \| \de-\d\d \|$", row)
     assert "| `linear_rnn` | Linear recurrent unit" in text

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -132,8 +133,12 @@ def legend(chart: Chart, drawn: dict[str, Style], more: Sequence[Line2D] = (), l
         Line2D([], [], label=name, **(style.line if line else {**style.line, "linestyle": "none"}))
         for name, style in drawn.items()
     ] + list(more)
-    longest = max(len(str(key.get_label())) for key in keys)
-    across = max(1, min(len(keys), int(size * 72 / (longest * 4.4 + 34))))
+    names = [len(str(key.get_label())) for key in keys]
+
+    def points(across: int) -> float:
+        return sum(max(column) * 4.4 + 34 for column in np.array_split(names, across))
+
+    across = next((count for count in range(len(keys), 1, -1) if points(count) <= size * 72), 1)
     lines = math.ceil(len(keys) / across)
     chart.set_figheight(chart.get_figheight() + 0.16 * max(0, lines - 2))  # many lines of names take nothing from the panels
     chart.legend(handles=keys, loc="outside upper center", ncols=across, handlelength=3.0 if line else 1.2, columnspacing=1.4)

@@ -48,12 +48,14 @@ class Evidence:
 
 
 def gather(name: str, part: Part, site: Site) -> Evidence:
-    """All that a part measures, its rows with the part's name; runs in the store are not done again.
+    """All that a part measures, its rows and charts with the part's name; runs in the store are not done again.
 
     Raises:
         UsageError: something in it is unknown or refused.
     """
     found = _module(part).gather(part, site)
+    for chart in found.charts:
+        chart.name += f"-{name}"
     return replace(found, rows=found.rows.assign(part=name))
 
 

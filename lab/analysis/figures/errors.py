@@ -10,8 +10,8 @@ from lab.analysis.canvas import Chart, legend, log_axis, panels, sheet
 from lab.analysis.styles import styles
 
 KINDS = {
-    "streaming": "in pieces, float32",
-    "streaming_float64": "in pieces, float64",
+    "streaming": "in pieces (float32)",
+    "streaming_float64": "in pieces (float64)",
     "float32": "float32 against float64",
     "bfloat16": "bfloat16 against float32",
 }
