@@ -218,6 +218,21 @@ def test_a_cluster_of_its_own_is_quiet_local_and_interruptible(tmp_path):
     assert numbers(root) == numbers(tmp_path / "local")
 
 
+@pytest.mark.slow
+def test_a_frontier_on_ray_is_the_local_one(tmp_path):
+    """Sizes are chosen by what runs gave, so the runs are the same only where each result is."""
+    what = ["--architectures", "lstm", "--budgets", "1e8", "2e8", "--sizes", "4", "--depth", "2", "--batch", "1",
+            "--task", "selective_copying", "--tune", "3", "--workers", "2", "--json"]  # fmt: skip
+    found = {}
+    for engine in ("ray", "local"):
+        command = [*LAB, "frontier", *what, "--results", str(tmp_path / engine), "--engine", engine]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
+        assert done.returncode == 0, done.stderr
+        found[engine] = json.loads(done.stdout), numbers(tmp_path / engine), numbers(tmp_path / engine / "tuning")
+    assert found["ray"] == found["local"]
+    assert all(len(each) > 5 for each in found["ray"][1:])
+
+
 def descends(pid, ancestor):
     with suppress(OSError):
         while pid > 1:
