@@ -2,11 +2,13 @@
 
 Of each layer its input is kept (Chen et al., arXiv:1604.06174, section 4). A long sequence that is read by a backbone whose state
 has a constant size is cut in time instead: of each piece its input and the state before it are kept, so that all layers together
-need the memory of a piece, however long the sequence. The gradient is that of the whole sequence, through all states.
+need the memory of a piece, however long the sequence, and nothing is computed a third time. The gradient is that of the whole
+sequence, through all states.
 """
 
 import copy
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from architectures.backbone import Backbone, SequenceMap
+from architectures.backbone import Backbone, SequenceMap, State
 from lab import carried
 
 PIECE = 4096
@@ -26,7 +28,7 @@ def recompute(backbone: Backbone) -> None:
     in_pieces = _remembers_little(backbone)
     for layer in layers(backbone):
         for way in ("forward", "stream"):
-            setattr(layer, way, partial(checkpoint, getattr(layer, way), use_reentrant=False))
+            setattr(layer, way, partial(_by_layer, getattr(layer, way)))
     if in_pieces:
         backbone.forward = partial(_forward, backbone, backbone.forward, backbone.stream)
 
@@ -42,9 +44,25 @@ def _forward(backbone: Backbone, whole: Callable[..., Tensor], stream: Callable[
         return whole(x)
     state, outputs = backbone.init_state(x.shape[0]), []
     for piece in x.split(PIECE, 1):
-        y, state = checkpoint(stream, piece, state, use_reentrant=False)
+        y, state = checkpoint(_whole_piece, stream, piece, state, use_reentrant=False)
         outputs.append(y)
     return torch.cat(outputs, 1)
+
+
+_pieces: ContextVar[bool] = ContextVar("pieces", default=False)
+
+
+def _whole_piece(stream: Callable[..., Any], piece: Tensor, state: State) -> Any:
+    """Computed again as one, with all of its layers."""
+    before = _pieces.set(True)
+    try:
+        return stream(piece, state)
+    finally:
+        _pieces.reset(before)
+
+
+def _by_layer(layer: Callable[..., Any], *inputs: Any) -> Any:
+    return layer(*inputs) if _pieces.get() else checkpoint(layer, *inputs, use_reentrant=False)
 
 
 def _remembers_little(backbone: Backbone) -> bool:
