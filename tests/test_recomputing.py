@@ -77,6 +77,5 @@ def test_the_limit_counts_nothing_twice(short_pieces, stack, off):
     plain, again = (speed.Stand(stack, dim=16, depth=2, recompute=each) for each in (False, True))
     found, expected = (speed._about(each.build(), 2, LENGTH, each) for each in (again, plain))
     assert found["flops"] == expected["flops"]
-    assert found["bytes"] == pytest.approx(expected["bytes"], rel=off), (
-        "an operand may be read in another form, and the weights once for each piece"
-    )
+    # an operand may be read in another form, and the weights once for each piece
+    assert found["bytes"] == pytest.approx(expected["bytes"], rel=off)
