@@ -64,8 +64,11 @@ def benchmark_chart(frame: pd.DataFrame, title: str) -> "Chart":
             log_axis(axes.xaxis, min(lengths), max(lengths))
             axes.set_xticks(lengths, [f"{length:.0f}" for length in lengths])
             axes.set(xlabel="length, positions", ylabel=words)
-        log_axis(left.yaxis, float(ran["tokens_per_second"].min()), float(ran["tokens_per_second"].max()))
-        right.set_ylim(0)
+            axes.set_xlim(min(lengths) / 1.3, max(lengths) * 1.3)
+        slowest, fastest = (float(ran["tokens_per_second"].agg(which)) for which in ("min", "max"))
+        log_axis(left.yaxis, slowest / 2, fastest * 2)
+        left.set_ylim(slowest / 2, fastest * 2)
+        right.set_ylim(0, 1.08 * float(ran["share"].max()))
         legend(chart, looks)
     chart.data, chart.caption = ran.drop(columns="row"), title
     chart.alt = "Training tokens a second: " + ", ".join(
