@@ -6,7 +6,7 @@
 # pyright: reportCallIssue=false
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -62,7 +62,7 @@ def benchmark_chart(frame: pd.DataFrame, title: str) -> "Chart":
         lengths = sorted(ran["length"].unique())
         for axes, words in ((left, "training tokens a second"), (right, "share of the machine's limit")):
             log_axis(axes.xaxis, min(lengths), max(lengths))
-            axes.set_xticks(lengths, [f"{length:.0f}" for length in lengths])
+            axes.set_xticks(lengths, _apart(lengths))
             axes.set(xlabel="length, positions", ylabel=words)
             axes.set_xlim(min(lengths) / 1.3, max(lengths) * 1.3)
         slowest, fastest = (float(ran["tokens_per_second"].agg(which)) for which in ("min", "max"))
@@ -75,6 +75,16 @@ def benchmark_chart(frame: pd.DataFrame, title: str) -> "Chart":
         f"{row['row']} at length {row['length']:.0f} {row['tokens_per_second']:,.0f}" for _, row in ran.iterrows()
     )
     return chart
+
+
+def _apart(lengths: Sequence[float]) -> list[str]:
+    """Labels for ticks, empty for a length that is less than three times the last one that has a label."""
+    labels, last = [], 0.0
+    for length in lengths:
+        close = length < 3 * last
+        labels.append("" if close else f"{length:.0f}")
+        last = last if close else length
+    return labels
 
 
 def _name(row: Mapping[Any, Any]) -> str:
