@@ -391,7 +391,7 @@ def _measure_decoding(stand: Stand, context: int) -> Row:
                 seconds.append(stand.clock() - started)
         except LengthError:
             return {}
-    peak = (machine.peak_memory(stand.device) - built) / 1e6
+    peak = max(0, machine.peak_memory(stand.device) - built) / 1e6
     return {"read_s": read, "decode_ms": 1000 * statistics.median(seconds[5:]), "decode_mb": peak}
 
 
