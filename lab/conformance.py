@@ -79,7 +79,8 @@ def check(
     subject = Subject(name, make, dim, depth, given, known)
     label = name + (":" if given else "") + ",".join(f"{key}={_written(value)}" for key, value in given.items())
     where = machine.device(device)
-    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), where if where.type == "cuda" else nullcontext():
+    gpu = [where] if where.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpu), where if gpu else nullcontext():
         construction = _tried(subject, 1, "construction", _builds)
         if construction.status == "failed":
             return Report(label, (construction,))

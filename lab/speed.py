@@ -252,11 +252,12 @@ def compared(stand: Stand, peers: Sequence[str], length: int, tokens: int, round
             rows.append(row | {"failed": result["failed"]})
             continue
         seconds = [sum(step.values()) for step in result["steps"]]
-        row |= {"parameters": result["parameters"], "tokens_per_second": batch * length / statistics.median(seconds)}
+        median = statistics.median(seconds)
+        row |= {"parameters": result["parameters"], "tokens_per_second": batch * length / median}
         row |= {f"{part}_ms": 1000 * statistics.median(step[part] for step in result["steps"]) for part in PARTS}
         limit = result["flops"] / found["flops_per_second"] + result["bytes"] / found["bytes_per_second"]
-        row |= {"peak_mb": result["peak"] / 1e6, "share": limit / statistics.median(seconds)}
-        row |= {f"g{unit}_per_second": result[unit] / statistics.median(seconds) / 1e9 for unit in ("flops", "bytes")}
+        row |= {"peak_mb": result["peak"] / 1e6, "share": limit / median}
+        row |= {f"g{unit}_per_second": result[unit] / median / 1e9 for unit in ("flops", "bytes")}
         if each is not stand and "failed" not in results[0]:
             own = [sum(step.values()) for step in results[0]["steps"]]
             row["times"] = statistics.median(theirs / ours for ours, theirs in zip(own, seconds, strict=False))
@@ -303,15 +304,21 @@ def _stand(line: Connection, stand: Stand, batch: int, length: int) -> None:
         stack = stand.build()
         optimizer = torch.optim.AdamW(stack.parameters(), lr=1e-4, fused=True)
         x = torch.randn(batch, length, stand.dim, device=stand.device)
-        machine.reset_peak_memory(stand.device)
-        built = machine.peak_memory(stand.device)
+        peak = _peak_above_now(stand)
         while line.recv() == "step":
             line.send(_step(stack, optimizer, x, stand))
-        line.send({"peak": machine.peak_memory(stand.device) - built, **_about(stack, batch, length, stand)})
+        line.send({"peak": peak(), **_about(stack, batch, length, stand)})
     except EOFError:
         return
     except Exception as error:
         line.send({"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
+
+
+def _peak_above_now(stand: Stand) -> Callable[[], int]:
+    """Begins to measure; the answer is how many bytes the peak lies above what is held now."""
+    machine.reset_peak_memory(stand.device)
+    held = machine.peak_memory(stand.device)
+    return lambda: max(0, machine.peak_memory(stand.device) - held)
 
 
 def _step(stack: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, stand: Stand) -> dict[str, float]:
@@ -374,8 +381,7 @@ def _measure_rates(stand: Stand) -> dict[str, float]:
 def _measure_decoding(stand: Stand, context: int) -> Row:
     backbone = stand.build().eval()
     assert isinstance(backbone, Backbone)
-    machine.reset_peak_memory(stand.device)
-    built = machine.peak_memory(stand.device)
+    peak = _peak_above_now(stand)
     with torch.inference_mode(), stand.bfloat16():
         try:
             pieces = torch.randn(1, min(PIECE, context), stand.dim, device=stand.device)
@@ -391,8 +397,7 @@ def _measure_decoding(stand: Stand, context: int) -> Row:
                 seconds.append(stand.clock() - started)
         except LengthError:
             return {}
-    peak = max(0, machine.peak_memory(stand.device) - built) / 1e6
-    return {"read_s": read, "decode_ms": 1000 * statistics.median(seconds[5:]), "decode_mb": peak}
+    return {"read_s": read, "decode_ms": 1000 * statistics.median(seconds[5:]), "decode_mb": peak() / 1e6}
 
 
 def _callable(file: str, name: str) -> Callable[..., Any]:
