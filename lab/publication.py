@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lab import machine, plugins
@@ -20,9 +21,10 @@ from lab.analysis.figures import Material, charts
 from lab.analysis.figures.clauses import clauses_chart
 from lab.analysis.figures.probes import probe_charts
 from lab.analysis.report import write_report
+from lab.analysis.statistics import half_width
 from lab.evidence import Evidence
 from lab.run import plain
-from lab.study import Rule, Study, names, read
+from lab.study import Published, Rule, Study, names, read
 
 PUBLISHED = Path("results", "published")
 
@@ -53,7 +55,8 @@ def publish(
     _flat(rows).to_csv(folder / "evidence.csv", index=False)
     table.to_csv(folder / "clauses.csv", index=False)
     if len(runs):
-        write_report(runs, curves[curves["id"].isin(runs["id"])], folder, command)
+        reference = next((each.reference for each in evidence.values() if each.reference), None)
+        write_report(runs, curves[curves["id"].isin(runs["id"])], folder, command, reference)
     about = machine.environment()
     (folder / "study.json").write_text(json.dumps(plain(found | {"study": name, "commit": about["commit"]}), indent=1) + "\n")
     page = _page(study, found, table, evidence, runs, scores + drawn, command, about)
@@ -68,12 +71,14 @@ def _canonical(rule: Rule) -> Rule:
         kind = f"{key}s"
         if kind not in ("architectures", "tasks"):
             return value
-        if isinstance(value, list):
-            return [called(key, each) for each in value]
-        return plugins.canonical(kind, *plugins.parse(kind, value))
+        return [_name(kind, each) for each in value] if isinstance(value, list) else _name(kind, value)
 
     chosen = ({key: called(key, value) for key, value in each.items()} for each in (rule.of, rule.against))
     return replace(rule, **dict(zip(("of", "against"), chosen, strict=True)))
+
+
+def _name(kind: str, text: str) -> str:
+    return plugins.canonical(kind, *plugins.parse(kind, text))
 
 
 def _together(evidence: Mapping[str, Evidence]) -> pd.DataFrame:
@@ -120,6 +125,8 @@ def _page(
             lost = f"; {row.lost} runs lost" if row.lost else ""
             lines.append(f"| {_cell(row.said)} | {_cell(row.quantity)} | {_cell(told + lost)} | {row.asked} | {row.verdict} |")
         lines.append("")
+    if study.published:
+        lines += ["## Beside published scores", "", *_beside(study.published, runs), ""]
     if study.objections:
         lines += ["## What a referee would object", "", *(f"- {each}" for each in study.objections), ""]
     lines += ["## How it was measured", "", f"    {command}", ""]
@@ -139,6 +146,27 @@ def _page(
             lines += [f"![{_cell(chart.alt or chart.title)}](figures/{chart.name}.png)", ""]
     all_runs = "[report.html](report.html) has all runs and figures, " if len(runs) else ""
     return "\n".join([*lines, f"{all_runs}[evidence.csv](evidence.csv) the numbers that the rules read."]) + "\n"
+
+
+def _beside(published: Published, runs: pd.DataFrame) -> list[str]:
+    """A table of what was measured at the greatest budget, and in brackets what others published."""
+    tasks = [_name("tasks", each) for each in published.tasks]
+    done = runs[(runs["status"] == "done") & (runs["budget"] == runs["budget"].max())]
+    here = done.groupby(["architecture", "task"])["score"].agg(["mean", "std", "count"])
+    here["half"] = half_width(here["std"].to_numpy(), here["count"].to_numpy())
+    said = "Measured, with its 95 % interval over the seeds, and in brackets as published."
+    lines = [f"{said} {published.differs} ({published.source})", ""]
+    lines += [f"| | {' | '.join(tasks)} |", f"| --- |{' ---: |' * len(tasks)}"]
+    for architecture, scores in published.scores.items():
+        name = _name("architectures", architecture)
+        cells = []
+        for task, score in zip(tasks, scores, strict=True):
+            known = here.loc[(name, task)] if (name, task) in here.index else None
+            told = "-" if known is None else f"{known['mean']:.3f}"
+            told += "" if known is None or np.isnan(known["half"]) else f" ± {known['half']:.3f}"
+            cells.append(told if np.isnan(score) else f"{told} ({score:g})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
 
 
 def _in_lines(sentence: str) -> list[str]:

@@ -7,6 +7,9 @@ is read and never executed.
     kind = "runs"                   # or frontier, speed, precision: the classes below have their settings
     architectures = ["transformer", "dilated"]    tasks = ["recall"]    budgets = ["1e12"]
 
+    [published]                     # optional: a table of what others reported, beside what is measured
+    source = "..."    differs = "..."    tasks = ["recall"]    scores = {transformer = [0.99]}
+
     [[rules]]                       # the claim holds where all of them do
     said = "dilated attention answers fewer look-ups than full attention"
     of = {architecture = "dilated"}    against = {architecture = "transformer"}    quantity = "score"    below = -0.05
@@ -121,12 +124,26 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Published:
+    """Scores of others, for a table beside those measured: of an architecture one for each task, nan where there is none.
+
+    differs: what they were reached with otherwise.
+    """
+
+    source: str
+    differs: str
+    tasks: list[str]
+    scores: dict
+
+
+@dataclass(frozen=True)
 class Study:
     """Every string as on the command line."""
 
     question: str
     parts: dict[str, Part]
     rules: list[Rule]
+    published: Published | None = None
     claim: str = ""
     source: str = ""
     objections: list[str] = field(default_factory=list)
@@ -150,14 +167,16 @@ def read(name: str) -> Study:
         found = tomllib.loads(file.read_text("utf-8"))
     except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number without end, brackets without end
         raise UsageError(f"--study {name}: not a TOML file: {error}") from error
-    _hold(name, found, {"parts": dict, "rules": list[dict] | None} | _types(Study, "parts", "rules"))
+    known = {"parts": dict, "rules": list[dict] | None, "published": dict | None}
+    _hold(name, found, known | _types(Study, *known))
     parts = {part: _part(f"{name}, part {part}", table) for part, table in found.pop("parts").items()}
     rules = [_rule(f"{name}, rule {at + 1}", table) for at, table in enumerate(found.pop("rules", []))]
+    published = _published(f"{name}, published", found.pop("published")) if "published" in found else None
     if not parts:
         raise UsageError(f"--study {name}: parts must name one at least")
     if bool(rules) != bool(found.get("claim")):
         raise UsageError(f"--study {name}: a claim needs rules, and rules a claim")
-    return Study(parts=parts, rules=rules, **found)
+    return Study(parts=parts, rules=rules, published=published, **found)
 
 
 def comparison(name: str) -> Runs:
@@ -193,6 +212,14 @@ def _rule(where: str, table: dict[str, Any]) -> Rule:
     made = Rule(**table)
     if (made.above is None) == (made.below is None):
         raise UsageError(f"--study {where}: needs above or below, and not both")
+    return made
+
+
+def _published(where: str, table: dict[str, Any]) -> Published:
+    _hold(where, table, _types(Published))
+    made = Published(**table)
+    if not all(_fits(row, list[float]) and len(row) == len(made.tasks) for row in made.scores.values()):
+        raise UsageError(f"--study {where}: scores must have as many numbers for each architecture as there are tasks")
     return made
 
 

@@ -22,6 +22,11 @@ tasks = ["recall:pairs=2"]
 budgets = ["1e9"]
 size = "10k"
 probes = ["influence"]
+[published]
+source = "another lab"
+differs = "Longer."
+tasks = ["recall:pairs=2", "recall"]
+scores = {linear_rnn = [0.25, nan], transformer = [nan, 1.0]}
 [[rules]]
 said = "the LSTM recalls more"
 of = {architecture = "lstm"}
@@ -60,6 +65,9 @@ def test_a_study_says_what_its_data_say(tmp_path, capsys):
     assert found["sentence"] in page
     assert found["sentence"] in capsys.readouterr().out
     assert "It is small." in page
+    assert f"| linear_rnn | {scores['linear_rnn'].mean():.3f} ± " in page
+    assert " (0.25) | - |" in page
+    assert "| transformer | - | - (1) |" in page
     for line in page.splitlines():
         for name in line.split("](")[1:]:
             assert (folder / name.partition(")")[0]).is_file(), line

@@ -13,6 +13,8 @@ LADDER = '[parts.a]\nkind = "frontier"\ntask = "text"\nbudgets = ["1e9"]\n'
 STEP = "{name = 'a', architecture = 'lstm'}"
 RULE = "[[rules]]\nsaid = 's'\nof = {architecture = 'lstm'}\n"
 
+OTHERS = "[published]\nsource = 's'\ntasks = ['text', 'recall']\n"
+
 
 @pytest.mark.parametrize("name", study.names())
 def test_studies_of_the_lab_name_what_there_is_and_ask_for_what_they_measure(name):
@@ -38,6 +40,9 @@ def test_studies_of_the_lab_name_what_there_is_and_ask_for_what_they_measure(nam
             plugins.parse("architectures", text)
         for text in tasks:
             plugins.parse("tasks", text)
+    if declared.published:
+        assert all(plugins.parse("architectures", text) for text in declared.published.scores)
+        assert all(plugins.parse("tasks", text) for text in declared.published.tasks)
     for rule in declared.rules:
         for chosen in (rule.of, rule.against):
             for key, value in chosen.items():
@@ -71,6 +76,9 @@ def test_studies_of_the_lab_name_what_there_is_and_ask_for_what_they_measure(nam
         (f'question = "q?"\nclaim = "c"\n{PART}\n{RULE}', "rule 1: needs above or below, and not both"),
         (f'question = "q?"\nclaim = "c"\n{PART}\n{RULE}above = 1\nbelow = 2', "needs above or below, and not both"),
         (f'question = "q?"\nclaim = "c"\n{PART}\n{RULE}above = "1"', "above must be a number"),
+        (f'question = "q?"\n{PART}\n{OTHERS}', "differs must be a text"),
+        (f'question = "q?"\n{PART}\n{OTHERS}differs = "d"\nscores = {{lstm = [0.5]}}', "as many numbers for each architecture"),
+        (f'question = "q?"\n{PART}\n{OTHERS}differs = "d"\nscores = {{lstm = 0.5}}', "as many numbers for each architecture"),
         (f'question = "q?"\n{LADDER}steps = [{STEP}, {{name = "b", architecture = "gru"}}]', "more than one comparison"),
     ],
 )

@@ -38,6 +38,7 @@ class Site:
 class Evidence:
     """rows: what rules read: what tells rows apart, the seed, and quantities, with `<quantity>_low` and `<quantity>_high` where a
     row has an interval of its own. runs: as of `lab.results`. findings: of probes. charts: of what else was measured.
+    reference: the architecture that the others of a sweep are compared with.
     """
 
     rows: pd.DataFrame
@@ -45,6 +46,7 @@ class Evidence:
     findings: Sequence["Finding"] = ()
     charts: Sequence["Chart"] = ()
     said: str = ""
+    reference: str | None = None
 
 
 def gather(name: str, part: Part, site: Site) -> Evidence:
