@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from architectures.backbone import Flops
-from architectures.ops import native
+from architectures.ops import fla, native
 from architectures.ops.precision import full_precision
 from architectures.ops.scan import scan, scan_flops
 
@@ -53,6 +53,8 @@ def linear_attention(
         if v.shape[1] >= LONG and k.shape[3] * v.shape[3] >= WIDE:
             return native.call(_Products, kernels, q, k, v, log_decay.expand(v.shape[:3]), state)
         return native.call(_Linear, kernels, q, k, v, log_decay.exp().expand(v.shape[:3])[..., None], state)
+    if (found := fla.kernels("simple_gla", v.shape[1], state)) is not None:
+        return fla.simple_gla(found, *given)
     return _in_chunks(_linear, state, q, k, v, log_decay)
 
 
@@ -63,6 +65,8 @@ def gated_linear_attention(
     given = _given(state, q, k, v, decay)
     if (kernels := native.kernels("linear_attention", *given)) is not None:
         return native.call(_Linear, kernels, *given)
+    if (found := fla.kernels("gla", v.shape[1], state)) is not None:
+        return fla.gla(found, *given)
     return _in_chunks(_gated, state, q, k, v, decay)
 
 
@@ -80,6 +84,9 @@ def delta_rule(
     if (kernels := native.kernels("linear_attention", *given)) is not None:
         q, k, v, beta, *rest, state = given
         return native.call(_Delta, kernels, q, k, v, beta, rest[0].exp() if rest else torch.ones_like(beta), state)
+    rule = "gated_delta_rule" if decays else "delta_rule"
+    if (found := fla.kernels(rule, v.shape[1], state)) is not None:
+        return getattr(fla, rule)(found, *given)
     return _in_chunks(_delta, state, q, k, v, beta, *decays)
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from architectures.backbone import Flops
-from architectures.ops import native
+from architectures.ops import fla, native
 from architectures.ops.precision import full_precision
 from architectures.ops.scan import scan
 
@@ -97,6 +97,8 @@ def wkv6(
     if kernels := native.kernels("wkv6", r, k, v, log_decay, bonus, initial):
         y, after = native.call(_Matrices, kernels, r, k, v, log_decay, bonus, initial)
         return y, after
+    if (found := fla.kernels("rwkv6", r.shape[1], initial)) is not None:
+        return fla.wkv6(found, r, k, v, log_decay, bonus, initial)
     log_decay = log_decay.expand_as(r)
     with full_precision(r):
         sizes = [chunk * count for chunk, count in chunks(r.shape[1])]

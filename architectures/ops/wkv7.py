@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from architectures.backbone import Flops
-from architectures.ops import native
+from architectures.ops import fla, native
 from architectures.ops.precision import full_precision
 from architectures.ops.wkv import chunks, sums_after
 
@@ -32,6 +32,8 @@ def wkv7(r: Heads, log_decay: Heads, k: Heads, v: Heads, c: Heads, a: Heads, ini
     if kernels := native.kernels("wkv7", r, log_decay, k, v, c, a, initial):
         y, after = native.call(_Matrices, kernels, r, log_decay, k, v, c, a, initial)
         return y, after
+    if (found := fla.kernels("rwkv7", r.shape[1], initial)) is not None:
+        return fla.wkv7(found, r, log_decay, k, v, c, a, initial)
     with full_precision(r):
         sizes = [chunk * count for chunk, count in chunks(r.shape[1])]
         outputs, state = [], initial
