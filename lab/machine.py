@@ -16,7 +16,7 @@ import torch
 
 from lab.errors import UsageError
 
-_PACKAGES = ("sequence-lab", "torch", "lightning", "numpy", "numba", "torchmetrics", "einops")
+_PACKAGES = ("sequence-lab", "torch", "lightning", "numpy", "numba", "fla-core", "torchmetrics", "einops")
 UNTUNED = "LAB_UNTUNED"
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
