@@ -156,7 +156,7 @@ def _beside(published: Published, runs: pd.DataFrame) -> list[str]:
     here["half"] = half_width(here["std"].to_numpy(), here["count"].to_numpy())
     said = "Measured, with its 95 % interval over the seeds, and in brackets as published."
     lines = [f"{said} {published.differs} ({published.source})", ""]
-    lines += [f"| | {' | '.join(tasks)} |", f"| --- |{' ---: |' * len(tasks)}"]
+    lines += [f"| | {' | '.join(published.tasks)} |", f"| --- |{' ---: |' * len(tasks)}"]
     for architecture, scores in published.scores.items():
         name = _name("architectures", architecture)
         cells = []
@@ -165,7 +165,7 @@ def _beside(published: Published, runs: pd.DataFrame) -> list[str]:
             told = "-" if known is None else f"{known['mean']:.3f}"
             told += "" if known is None or np.isnan(known["half"]) else f" ± {known['half']:.3f}"
             cells.append(told if np.isnan(score) else f"{told} ({score:g})")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {architecture} | {' | '.join(cells)} |")
     return lines
 
 

@@ -175,17 +175,18 @@ def test_towers_read_their_halves_apart_with_the_same_weights():
     assert torch.allclose(difference, first - second)
 
 
-def test_a_bottleneck_sees_the_last_position_alone():
+@pytest.mark.parametrize("dim", [7, 8])
+def test_a_bottleneck_sees_the_last_position_alone(dim):
     class Squeezed(Toy):
         bottleneck = True
 
     torch.manual_seed(0)
-    model = Model(load("architectures", "linear_rnn")(8, 1), Squeezed())
+    model = Model(load("architectures", "linear_rnn")(dim, 1), Squeezed())
     seen = []
     model.decoder.register_forward_pre_hook(lambda _, given: seen.append(given))
     answers = model(torch.randint(0, 5, (2, 6)))
     assert answers.shape == (2, 3, 5)
-    assert seen[0][0].shape == (2, 8)
+    assert seen[0][0].shape == (2, dim)
     assert not torch.allclose(answers[:, 0], answers[:, 1])
 
 

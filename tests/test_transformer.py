@@ -96,6 +96,11 @@ def test_sinusoids():
     close(waves, torch.tensor(want, dtype=torch.float64))
 
 
+def test_sinusoids_of_an_odd_width_lack_the_last_cosine():
+    angles = torch.arange(4)[:, None] * 10000 ** (-2 * torch.arange(3).double() / 5)
+    close(sinusoids(0, 4, torch.zeros(5).double()), torch.cat([angles.sin(), angles.cos()[:, :2]], 1))
+
+
 def test_far_positions_are_exact_and_keep_no_table():
     before = positions._table.cache_info()
     waves = sinusoids(10**9, 10**9 + 3, torch.zeros(4).double())

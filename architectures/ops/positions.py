@@ -22,8 +22,12 @@ def rotate(x: Float[Tensor, "*batch length dim"], start: int) -> Float[Tensor, "
 
 
 def sinusoids(start: int, stop: int, like: Float[Tensor, "*any dim"]) -> Float[Tensor, "length dim"]:
-    """Positions from `start` on, which may be negative: sines, then cosines, of p * 10000^(-2m/dim), as wide as `like`."""
-    return torch.cat(_waves(start, stop, like.shape[-1], like), 1)
+    """Positions from `start` on, which may be negative: sines, then cosines, of p * 10000^(-2m/dim), as wide as `like`.
+
+    An odd width lacks the last cosine.
+    """
+    dim = like.shape[-1]
+    return torch.cat(_waves(start, stop, dim, like), 1)[:, :dim]
 
 
 def alibi_slopes(heads: int) -> list[float]:
