@@ -112,13 +112,17 @@ def _rate(task: Task, size: int) -> float:
 
 
 def bare(spec: Spec, steps: int) -> float:
-    """Seconds of `steps` steps in a plain loop: batch, forward, backward, clip, update, the loss as a number."""
+    """Seconds of `steps` steps in a plain loop: batch, forward, backward, clip, update, the loss as a number.
+
+    What a task makes once, with its first batch, is not part of them.
+    """
     recipe = Recipe.read(spec.recipe)
     task = build_task(spec.names[1], spec.task_settings)
     torch.manual_seed(spec.seed)
     model = model_of(spec, task)
     optimizer = optimizers.optimizer(recipe, model)
     maps = sequence_maps(model)
+    task.batch("train", 0, spec.batch, spec.seed)
     started = time.monotonic()
     for batch in islice(Batches(task, spec.batch, spec.seed), steps):
         loss = task.loss(model(batch.inputs, batch.positions, batch.lengths), batch.targets)

@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 import pandas as pd
+import torch
 
 from lab.analysis import findings
 from lab.analysis.frame import curves, results
@@ -56,6 +57,7 @@ def gather(part: Runs, site: Site) -> Evidence:
 
 def plan(part: Runs, site: Site) -> str:
     planned = plan_all(_planner(part, site), part.architectures, part.tasks, _budgets(part, site), part.seeds)
+    torch.set_num_threads(1)
     hours = 0.0
     for each in (first for first in planned if first.spec.seed == 0):
         bare(each.spec, 1)
