@@ -71,6 +71,14 @@ CASES = {
 """`fla.ops.<topic>`, what hands over to it, the definition, the op that decides, and what they are given."""
 
 
+SCANS = {
+    f"scan of {length}, {dtype}, {'constant' if constant else 'varying'}": (length, dtype, constant)
+    for length in (1, 63, 64, 65, 200)
+    for dtype in (torch.float64, torch.complex128)
+    for constant in (True, False)
+}
+
+
 def equations(topic):
     """`fla.ops.<topic>` as it is documented; rounded is what is given in bfloat16, and only that."""
 
@@ -149,5 +157,6 @@ def test_the_kernels_themselves():
     done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     errors = json.loads(done.stdout.splitlines()[-1])
-    assert set(errors) == set(CASES)
-    assert max(errors.values()) < 2e-3, errors
+    assert set(errors) == {*CASES, *SCANS}
+    assert max(errors[name] for name in CASES) < 2e-3, errors
+    assert max(errors[name] for name in SCANS) < 1e-12, errors

@@ -13,14 +13,16 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from architectures.ops import native
+
 SHORTEST = 64  # positions of one of their chunks
 
 
 def kernels(topic: str, length: int, state: Tensor) -> ModuleType | None:
     """`fla.ops.<topic>`, or None where the form in tensors is to run."""
-    if torch._C._len_torch_dispatch_stack() or torch.compiler.is_compiling():
+    if length < SHORTEST or native.watched() or not _in_bfloat16_on_a_gpu(state):
         return None
-    return _load(topic) if length >= SHORTEST and _in_bfloat16_on_a_gpu(state) else None
+    return _load(topic)
 
 
 def simple_gla(found: ModuleType, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

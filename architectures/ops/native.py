@@ -28,7 +28,7 @@ Kernel = Callable[..., None]
 
 def kernels(topic: str, *tensors: Tensor) -> ModuleType | None:
     """The compiled kernels of a topic, or None where they cannot take these tensors, all of one dtype."""
-    if torch._C._len_torch_dispatch_stack() or torch.compiler.is_compiling():
+    if watched():
         return None
     dtype = tensors[0].dtype
     if dtype not in (torch.float32, torch.float64):
@@ -37,6 +37,11 @@ def kernels(topic: str, *tensors: Tensor) -> ModuleType | None:
         if not x.is_cpu or x.dtype != dtype:
             return None
     return _load(topic)
+
+
+def watched() -> bool:
+    """Whether operations are counted or traced, for which they must be torch's own."""
+    return bool(torch._C._len_torch_dispatch_stack()) or torch.compiler.is_compiling()
 
 
 def call(function: type[Function], *arguments: Any) -> Any:

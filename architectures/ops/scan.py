@@ -1,9 +1,9 @@
 """First-order linear recurrence h[t] = a[t] h[t-1] + b[t], elementwise, real or complex.
 
-Fast form: one compiled loop (ops/kernels/scan.py). In tensors: two levels. The sequence is cut into chunks of `CHUNK` positions
-and the recurrence runs inside all chunks at once; the last values of the chunks form the same recurrence, `CHUNK` times shorter,
-solved by the same function; its solution enters every chunk multiplied by the decay so far. Work is linear in length and no step
-of Python runs per position.
+Fast form: one compiled loop (ops/kernels/scan.py), on a GPU one in Triton (ops/scan_gpu.py). In tensors: two levels. The sequence
+is cut into chunks of `CHUNK` positions and the recurrence runs inside all chunks at once; the last values of the chunks form the
+same recurrence, `CHUNK` times shorter, solved by the same function; its solution enters every chunk multiplied by the decay so
+far. Work is linear in length and no step of Python runs per position.
 Backward: with g = dL/dh, d[t] = g[t] + conj(a[t+1]) d[t+1] is the same recurrence in reverse; db = d, da[t] = d[t] conj(h[t-1])
 (Martin & Cundy, arXiv:1709.04057, section 2).
 
@@ -11,6 +11,9 @@ Complex numbers in planes, all real parts and then all imaginary ones along the 
 and imaginary weights gives and takes: `planar_scan` leaves them so.
 """
 
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
@@ -127,7 +130,19 @@ class _Scan(torch.autograd.Function):
         return (to_a.sum((0, 1)) if constant else to_a), d, to_initial
 
 
+@cache
+def _of_a_gpu() -> ModuleType | None:
+    """Triton comes with the torch of a GPU."""
+    return import_module("architectures.ops.scan_gpu") if find_spec("triton") else None
+
+
 def _recur(a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
+    if b.is_cuda and b.numel() and not native.watched() and (kernels := _of_a_gpu()):
+        return kernels.recur(a, b, initial)
+    return _in_chunks(a, b, initial)
+
+
+def _in_chunks(a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
     batch, length, states = b.shape
     if length <= CHUNK:
         h = torch.empty_like(b)
@@ -137,14 +152,14 @@ def _recur(a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
         return h
     whole = length - length % CHUNK
     if whole < length:
-        head = _recur(a if a.ndim == 1 else a[:, :whole], b[:, :whole], initial)
-        tail = _recur(a if a.ndim == 1 else a[:, whole:], b[:, whole:], head[:, -1])
+        head = _in_chunks(a if a.ndim == 1 else a[:, :whole], b[:, :whole], initial)
+        tail = _in_chunks(a if a.ndim == 1 else a[:, whole:], b[:, whole:], head[:, -1])
         return torch.cat([head, tail], 1)
     h = b.reshape(batch, length // CHUNK, CHUNK, states).clone()
     decay = _decays(a, h)
     for t in range(1, CHUNK):
         h[:, :, t].addcmul_(a if a.ndim == 1 else a.view(h.shape)[:, :, t], h[:, :, t - 1])
-    ends = _recur(decay[..., -1, :] if a.ndim > 1 else decay[-1], h[:, :, -1], initial)
+    ends = _in_chunks(decay[..., -1, :] if a.ndim > 1 else decay[-1], h[:, :, -1], initial)
     carry = torch.cat([initial[:, None], ends[:, :-1]], 1)
     h.addcmul_(decay, carry[:, :, None])
     return h.view(batch, length, states)
