@@ -31,19 +31,26 @@ def flop_breakdown_chart(frame: pd.DataFrame) -> Chart | None:
     shares = known[names].div(known[names].sum(axis=1), axis=0).set_axis(list(KINDS), axis=1)
     data = pd.concat([known[["column", "row"]], shares], axis=1).groupby(["column", "row"]).mean().reset_index()
     looks, columns = styles(data["row"]), columns_of(data)
-    bars = [(column, row) for column in columns for row in columns_of(data[data["column"] == column], "row")]
-    at = {bar: place + 0.7 * columns.index(bar[0]) for place, bar in enumerate(bars)}
+    at, headings, below = {}, {}, 0.0
+    for column in columns:
+        if len(columns) > 1:
+            headings[column], below = below, below + 1.1
+        for row in columns_of(data[data["column"] == column], "row"):
+            lines = wrapped_name(row, 24)
+            slot = max(1.0, 0.85 * len(lines))
+            at[column, row], below = (below + (slot - 1) / 2, lines), below + slot
     with sheet():
-        chart, (axes,) = panels([""], height=0.7 + 0.17 * max(at.values(), default=0), width=COLUMN)
+        chart, (axes,) = panels([""], height=0.7 + 0.17 * below, width=COLUMN)
+        for column, top in headings.items():
+            axes.text(0, top + 0.4, column, fontsize="small", fontweight="bold", va="bottom")
         for each in data.itertuples():
             left = 0.0
             for kind, opaque in KINDS.items():
                 wide = 100 * float(getattr(each, kind))
-                axes.barh(at[each.column, each.row], wide, 0.8, left, color=looks[each.row].colour, alpha=opaque, linewidth=0)
+                axes.barh(at[each.column, each.row][0], wide, 0.8, left, color=looks[each.row].colour, alpha=opaque, linewidth=0)
                 left += wide
-        labels = [row if len(columns) == 1 else f"{column} · {row}" for column, row in bars]
-        axes.set_yticks(list(at.values()), ["\n".join(wrapped_name(label, 24)) for label in labels])
-        axes.set(xlim=(0, 100), ylim=(max(at.values()) + 0.6, -0.6), xlabel="share of all training FLOPs, %")
+        axes.set_yticks([place for place, _ in at.values()], ["\n".join(lines) for _, lines in at.values()])
+        axes.set(xlim=(0, 100), ylim=(below - 0.4, -0.6), xlabel="share of all training FLOPs, %")
         axes.grid(False, axis="y")
         axes.tick_params(axis="y", length=0)
         keys = [Patch(color=FAINT, alpha=opaque, linewidth=0, label=kind) for kind, opaque in KINDS.items()]
