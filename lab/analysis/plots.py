@@ -27,6 +27,11 @@ POINTS_A_DECADE = 12
 FARTHEST = 1.0
 """A baseline farther from the data than this many spans of the data is named at the edge instead of drawn."""
 
+SHARES = {"accuracy", "exact"}
+"""Metrics from 0 to 1."""
+MARGIN = 0.05
+"""How far an axis of shares goes beyond what there can be. Intervals of a few seeds, which may go on, are cut there."""
+
 
 def quality_by_task(frame: pd.DataFrame) -> Chart:
     """A panel a task: each seed's test score a dot, the mean a bar with its interval, baselines dashed."""
@@ -44,6 +49,9 @@ def quality_by_task(frame: pd.DataFrame) -> Chart:
             _dots(axes, part, cells[cells["column"] == column], names, looks)
             if len(published):
                 _published(axes, published[published["column"] == column], len(names))
+            if set(part["metric"]) - {""} <= SHARES:
+                low, high = axes.get_xlim()
+                axes.set_xlim(max(low, -MARGIN), min(high, 1 + MARGIN))
             _floors(axes, floors[floors["column"] == column])
             name, higher = measure(part)
             axes.set_xlabel(f"test {name}\n{'higher is better →' if higher else '← lower is better'}")
@@ -55,7 +63,7 @@ def quality_by_task(frame: pd.DataFrame) -> Chart:
     chart.data = pd.concat([part for part in parts if len(part)], ignore_index=True)
     chart.caption = caption(
         frame,
-        "Score on the test split after equal training compute. Dots: seeds. Bars: mean and interval. "
+        "Score on the test split after equal training compute. Dots: seeds. Bars: mean and interval, cut where no score can be. "
         "Dashed: answers that need no model. "
         + ("Hollow: scores published for the same task, trained as their sources say. " if len(published) else "")
         + "At the right: runs that finished, where not all did.",
