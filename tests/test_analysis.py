@@ -323,6 +323,14 @@ def test_a_task_at_two_budgets_has_no_mean(tmp_path):
     assert averages(analysis.results(tmp_path)).empty
 
 
+@pytest.mark.parametrize(("task", "bounded"), [("recall", True), ("text", False)])
+def test_an_interval_of_shares_ends_where_no_score_can_be(tmp_path, task, bounded):
+    for seed, value in enumerate((0.02, 0.99, 1.0)):
+        records.publish(tmp_path, records.run(records.spec(task=task, seed=seed), value))
+    low, high = analysis.quality_by_task(analysis.results(tmp_path)).axes[0].dataLim.intervalx
+    assert (low >= 0 and high <= 1) is bounded
+
+
 def test_published_scores_are_drawn_and_listed(tmp_path):
     known = [{"name": "S4", "score": 0.596, "source": "Gu et al., arXiv:2111.00396, table 1"}]
     for seed in range(3):

@@ -26,11 +26,8 @@ POINTS_A_DECADE = 12
 """Of a training curve; more would hide the lines behind their noise."""
 FARTHEST = 1.0
 """A baseline farther from the data than this many spans of the data is named at the edge instead of drawn."""
-
 SHARES = {"accuracy", "exact"}
-"""Metrics from 0 to 1."""
-MARGIN = 0.05
-"""How far an axis of shares goes beyond what there can be. Intervals of a few seeds, which may go on, are cut there."""
+"""Metrics from 0 to 1; an interval of a few seeds may go on."""
 
 
 def quality_by_task(frame: pd.DataFrame) -> Chart:
@@ -49,9 +46,6 @@ def quality_by_task(frame: pd.DataFrame) -> Chart:
             _dots(axes, part, cells[cells["column"] == column], names, looks)
             if len(published):
                 _published(axes, published[published["column"] == column], len(names))
-            if set(part["metric"]) - {""} <= SHARES:
-                low, high = axes.get_xlim()
-                axes.set_xlim(max(low, -MARGIN), min(high, 1 + MARGIN))
             _floors(axes, floors[floors["column"] == column])
             name, higher = measure(part)
             axes.set_xlabel(f"test {name}\n{'higher is better →' if higher else '← lower is better'}")
@@ -176,6 +170,7 @@ def _dots(axes: Axes, part: pd.DataFrame, cells: pd.DataFrame, names: list[str],
             axes.plot([cell["mean"]] * 2, [place - 0.3, place + 0.3], color=style.colour, linewidth=1.8, zorder=4)
         if pd.notna(cell["half_width"]):
             ends = cell["mean"] + cell["half_width"] * np.array([-1, 1])
+            ends = ends.clip(0, 1) if set(mine["metric"]) <= SHARES else ends
             axes.plot(ends, [place] * 2, color=style.colour, linewidth=1.1, zorder=2)
         if cell["seeds"] < cell["runs"]:
             axes.annotate(
