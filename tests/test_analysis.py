@@ -328,7 +328,7 @@ def test_an_interval_of_shares_ends_where_no_score_can_be(tmp_path, task, bounde
     for seed, value in enumerate((0.02, 0.99, 1.0)):
         records.publish(tmp_path, records.run(records.spec(task=task, seed=seed), value))
     low, high = analysis.quality_by_task(analysis.results(tmp_path)).axes[0].dataLim.intervalx
-    assert (low >= 0 and high <= 1) is bounded
+    assert bool(low >= 0 and high <= 1) == bounded
 
 
 def test_published_scores_are_drawn_and_listed(tmp_path):
