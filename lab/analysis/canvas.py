@@ -129,6 +129,7 @@ def panels(
 def legend(chart: Chart, drawn: dict[str, Style], more: Sequence[Line2D] = (), line: bool = True) -> None:
     """The styles by name above all panels, where it covers no data."""
     size = chart.get_figwidth()
+    room = int((size * 72 - 44) / 4.4)
     keys = [
         Line2D([], [], label=name, **(style.line if line else {**style.line, "linestyle": "none"}))
         for name, style in drawn.items()
@@ -139,7 +140,9 @@ def legend(chart: Chart, drawn: dict[str, Style], more: Sequence[Line2D] = (), l
         return sum(max(column) * 4.4 + 34 for column in np.array_split(names, across))
 
     across = next((count for count in range(len(keys), 1, -1) if points(count) <= size * 72), 1)
-    lines = math.ceil(len(keys) / across)
+    for key in keys:
+        key.set_label("\n".join(wrapped_name(str(key.get_label()), room)))
+    lines = math.ceil(sum(str(key.get_label()).count("\n") + 1 for key in keys) / across)
     chart.set_figheight(chart.get_figheight() + 0.16 * max(0, lines - 2))  # many lines of names take nothing from the panels
     chart.legend(handles=keys, loc="outside upper center", ncols=across, handlelength=3.0 if line else 1.2, columnspacing=1.4)
 
