@@ -246,6 +246,15 @@ def canonical(kind: str, name: str, given: Mapping[str, Any]) -> str:
     return name + (":" + ",".join(f"{key}={_written(value)}" for key, value in changed.items()) if changed else "")
 
 
+def recorded(kind: str, text: str) -> str:
+    """A name with settings as it was typed, in the one way that results call it.
+
+    Raises:
+        UsageError: as `parse`.
+    """
+    return canonical(kind, *parse(kind, text))
+
+
 def resolved(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting with its value, given or default."""
     return {setting.name: given.get(setting.name, setting.default) for setting in settings(kind, name)}

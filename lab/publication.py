@@ -71,14 +71,12 @@ def _canonical(rule: Rule) -> Rule:
         kind = f"{key}s"
         if kind not in ("architectures", "tasks"):
             return value
-        return [_name(kind, each) for each in value] if isinstance(value, list) else _name(kind, value)
+        if isinstance(value, list):
+            return [plugins.recorded(kind, each) for each in value]
+        return plugins.recorded(kind, value)
 
     chosen = ({key: called(key, value) for key, value in each.items()} for each in (rule.of, rule.against))
     return replace(rule, **dict(zip(("of", "against"), chosen, strict=True)))
-
-
-def _name(kind: str, text: str) -> str:
-    return plugins.canonical(kind, *plugins.parse(kind, text))
 
 
 def _together(evidence: Mapping[str, Evidence]) -> pd.DataFrame:
@@ -150,7 +148,7 @@ def _page(
 
 def _beside(published: Published, runs: pd.DataFrame) -> list[str]:
     """A table of what was measured at the greatest budget, and in brackets what others published."""
-    tasks = [_name("tasks", each) for each in published.tasks]
+    tasks = [plugins.recorded("tasks", each) for each in published.tasks]
     done = runs[(runs["status"] == "done") & (runs["budget"] == runs["budget"].max())]
     here = done.groupby(["architecture", "task"])["score"].agg(["mean", "std", "count"])
     here["half"] = half_width(here["std"].to_numpy(), here["count"].to_numpy())
@@ -158,7 +156,7 @@ def _beside(published: Published, runs: pd.DataFrame) -> list[str]:
     lines = [f"{said} {published.differs} ({published.source})", ""]
     lines += [f"| | {' | '.join(published.tasks)} |", f"| --- |{' ---: |' * len(tasks)}"]
     for architecture, scores in published.scores.items():
-        name = _name("architectures", architecture)
+        name = plugins.recorded("architectures", architecture)
         cells = []
         for task, score in zip(tasks, scores, strict=True):
             known = here.loc[(name, task)] if (name, task) in here.index else None

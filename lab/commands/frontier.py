@@ -68,7 +68,7 @@ def frontier(
     from lab.sweep import Grid
 
     planner = training.planner()
-    names = [plugins.canonical("architectures", *plugins.parse("architectures", text)) for text in architectures]
+    names = [plugins.recorded("architectures", text) for text in architectures]
     setups = {name: frontiers.Setup(name, planner) for name in names}
     found = frontiers.carry_out(
         setups, task, Grid(parse_budgets(budgets), sizes, seeds), depth=depth, trials=tune, results=training.results,

@@ -17,7 +17,7 @@ from lab.analysis.ladder import ladder, told
 from lab.budget import parse_budgets
 from lab.evidence import Evidence, Site
 from lab.frontier import Found, Setup, carry_out
-from lab.study import Frontier, Step
+from lab.study import Frontier
 from lab.sweep import Grid
 
 
@@ -40,7 +40,7 @@ def gather(part: Frontier, site: Site) -> Evidence:
     budgets = frame["budget"].astype(float)
     made = pd.DataFrame(rows).assign(budget=budgets.max(), seed=np.nan)
     said = f"{sweeps.summarise(runs)}\n\n{told(table, names[0])}"
-    return Evidence(made, frame, charts=drawn, said=said, reference=_canonical(part.steps[0]))
+    return Evidence(made, frame, charts=drawn, said=said, reference=plugins.recorded("architectures", part.steps[0].architecture))
 
 
 def plan(part: Frontier, site: Site) -> str:
@@ -53,7 +53,7 @@ def _carry_out(part: Frontier, site: Site, plan_only: bool = False) -> Found:
     planner = site.planner()
     setups = {
         step.name: Setup(
-            _canonical(step),
+            plugins.recorded("architectures", step.architecture),
             replace(planner, recipe=presets.read(step.recipe) if step.recipe else None),
         )
         for step in part.steps
@@ -63,10 +63,6 @@ def _carry_out(part: Frontier, site: Site, plan_only: bool = False) -> Found:
         setups, part.task, grid, depth=part.depth, trials=part.tune or None, results=site.results, workers=site.workers,
         engine=site.engine, plugin_files=site.plugin_files, plan_only=plan_only, started=site.started,
     )  # fmt: skip
-
-
-def _canonical(step: Step) -> str:
-    return plugins.canonical("architectures", *plugins.parse("architectures", step.architecture))
 
 
 def _ends(name: str, value: float, low: float, high: float) -> dict[str, float]:

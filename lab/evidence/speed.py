@@ -16,7 +16,7 @@ def gather(part: Speed, site: Site) -> Evidence:
     from lab.analysis import benchmark_chart
 
     stand = Stand("", part.dim, part.depth, part.threads, part.precision, plugin_files=tuple(site.plugin_files), form=part.form)
-    names = [plugins.canonical("architectures", *plugins.parse("architectures", text)) for text in part.architectures]
+    names = [plugins.recorded("architectures", text) for text in part.architectures]
     found = [measure(stand, names, part.lengths, part.tokens, part.rounds, [], part.decode) for _ in range(part.seeds)]
     rows = pd.concat([frame.assign(seed=seed) for seed, (frame, _) in enumerate(found)], ignore_index=True)
     numbers = rows.groupby(["stack", "settings", "length"], sort=False).median(numeric_only=True).reset_index()
