@@ -182,7 +182,7 @@ class Sweep:
         point = frontier(runs, replicates=2).points.iloc[0]
         smallest, largest = (float(each) for each in np.sort(runs["params"].to_numpy())[[0, -1]])
         if point["status"] in ("ok", "edge"):
-            best, beyond = float(np.clip(point["params"], smallest, largest)), point["beyond"]
+            best, beyond = math.exp(np.clip(point["vertex"], math.log(smallest), math.log(largest))), point["beyond"]
         else:
             best = float(runs["params"].to_numpy()[runs["loss"].argmin()])
             beyond = {smallest: "smaller", largest: "larger"}.get(best, "")

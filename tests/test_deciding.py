@@ -97,6 +97,20 @@ def test_rows_with_intervals_of_their_own_keep_them():
     assert "no overlap" in sentence([first, second], data)
 
 
+def test_a_bound_decides_where_it_is_enough():
+    data = pd.DataFrame({"part": "p", "step": ["a", "c"], "m": np.nan, "m_low": [8.0, 0.0], "m_high": [np.inf, 0.5],
+                         "reason": "the frontiers share no losses", "seed": np.nan})  # fmt: skip
+    wanted = {
+        (step, above): rule(of={"step": step}, against={}, quantity="m", above=above) for step in "ac" for above in (6, 0.1, 9)
+    }
+    found = dict(zip(wanted, decide(list(wanted.values()), data), strict=True))
+    assert {key: each.verdict for key, each in found.items()} == {
+        ("a", 6): "supported", ("a", 0.1): "supported", ("a", 9): "undecided",
+        ("c", 6): "not supported", ("c", 0.1): "undecided", ("c", 9): "not supported",
+    }  # fmt: skip
+    assert found["a", 6].told == "above 8, the frontiers share no losses"
+
+
 def test_lost_runs_are_told_and_too_few_seeds_decide_nothing():
     data = rows(a=9.0, b=3.0)
     data.loc[(data["architecture"] == "a") & (data["seed"] > 1), "score"] = np.nan

@@ -13,6 +13,7 @@ from test_report import overlaps
 from lab import analysis
 from lab.analysis.canvas import COLUMN
 from lab.analysis.figures import KINDS, Material, charts, sweep_figures
+from lab.analysis.figures.clauses import clauses_chart
 from lab.analysis.figures.ladder import ladder_chart
 from lab.analysis.figures.multiplier import by_convention
 from lab.analysis.figures.noise import seed_spread
@@ -199,6 +200,21 @@ def test_a_ladder_multiplies_its_steps():
     assert data["product_low"].iloc[1] == pytest.approx(1.125 * np.exp(-np.hypot(np.log(1.25 / 1.1), np.log(0.9 / 0.8))))
     broken = LADDER.assign(multiplier=[np.nan, 0.9], low=[np.nan, 0.8], high=[np.nan, 1.0])
     assert ladder_chart(broken).data["product"].isna().all()
+    assert "cannot be told" in ladder_chart(broken).alt
+    bounded = ladder_chart(broken.assign(low=[8.0, 0.8], high=[np.inf, 1.0]))
+    assert "above 8;" in bounded.alt
+    assert "above 8" in {text.get_text() for text in bounded.axes[0].texts}
+    assert bounded.axes[0].get_xlim()[1] > 8
+
+
+def test_a_clause_of_which_only_a_bound_is_known_is_drawn_at_it():
+    table = pd.DataFrame({"said": ["it saves six times", "it saves twice"], "quantity": "multiplier", "value": np.nan,
+                          "low": [8.0, 0.0], "high": [np.inf, 0.5], "asked": ["above 6", "above 2"],
+                          "verdict": ["supported", "not supported"], "reason": "they share no losses"})  # fmt: skip
+    chart = clauses_chart(table, "")
+    assert {"above 8", "below 0.5"} <= {text.get_text() for text in chart.axes[0].texts}
+    assert [float(line.get_xdata()[0]) for line in chart.axes[0].lines if line.get_marker() in "<>"] == [8.0, 0.5]
+    assert "it saves six times: above 8" in chart.alt
 
 
 def test_many_tasks(material, drawn):

@@ -196,6 +196,7 @@ def test_disjoint_losses_are_refused():
     assert "share no losses" in m.reason
     assert np.isnan(m.at(3.0))
     assert "share no losses" in m.at(3.0).reason
+    assert np.isnan([m.middle.low, m.middle.high]).all()  # as what is better had more
     assert m.scaling.startswith("cannot tell")
     assert str(m).startswith("no multiplier")
     assert m.summary.empty
@@ -210,6 +211,8 @@ def test_an_optimum_outside_the_sizes_is_censored(off, missing):
     assert found.points["beyond"].iloc[-1] == missing
     assert any(f"add a {missing} one" in note for note in found.notes)
     assert found.interval[0] == found.points["loss"].iloc[3]
+    last = runs[runs["flops"] == BUDGETS[4]].groupby("params")["loss"].mean()
+    assert found.points[["params", "loss"]].iloc[-1].to_list() == pytest.approx([last.idxmin(), last.min()])
 
 
 def test_losses_that_bend_down_have_no_minimum_and_few_sizes_no_fit():
@@ -220,6 +223,22 @@ def test_losses_that_bend_down_have_no_minimum_and_few_sizes_no_fit():
     few = frontier(sweep(TRUTH["archA"], seeds=2, sizes=3), replicates=20)
     assert set(few.points["status"]) == {"too few sizes"}
     assert "0 of 5 budgets" in multiplier(few_runs := sweep(TRUTH["archA"], seeds=2, sizes=3), few_runs, replicates=20).reason
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.003, 3.0])
+def test_frontiers_that_share_no_losses_bound_the_multiplier(sigma):
+    """True is 10^4 here; what noise may have made says nothing."""
+    rng = np.random.default_rng(0)
+    slow = sweep(TRUTH["archA"], sigma, 3, rng)
+    quick = sweep(TRUTH["archA"], sigma, 3, rng, budgets=BUDGETS * 1e4).assign(flops=slow["flops"])
+    over, under = multiplier(quick, slow, replicates=200).middle, multiplier(slow, quick, replicates=200).middle
+    assert np.isnan(over)
+    if sigma < 1:
+        assert (over.low, over.high) == (pytest.approx(100), np.inf)
+        assert (under.low, under.high) == (0, pytest.approx(0.01))
+        assert str(over).startswith("above 100: the frontiers share no losses")
+    else:
+        assert np.isnan([over.low, over.high, under.low, under.high]).all()
 
 
 def test_a_frontier_that_gets_worse_is_refused(pair):

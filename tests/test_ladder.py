@@ -1,5 +1,6 @@
 """A ladder on made-up sweeps whose multipliers are known."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_frontier import BUDGETS, TRUTH, sweep
@@ -22,7 +23,7 @@ def test_each_step_is_read_against_the_one_before_and_against_the_first():
     assert (found["scaling"] == "a constant factor").all()
     assert ((found["low"] <= found["multiplier"]) & (found["multiplier"] <= found["high"])).all()
     text = told(found, "start")
-    assert "2.50 [" in text
+    assert "2.5 [" in text
     assert text.index("start") < text.index("worse") < text.index("better")
 
 
@@ -32,6 +33,18 @@ def test_a_step_that_shares_no_loss_is_told_and_not_read():
     assert found["multiplier"].isna().all()
     assert "share no losses" in found["reason"].iloc[0]
     assert "cannot be told" in told(found, "start")
+
+
+def test_a_step_that_is_better_at_every_budget_is_bounded():
+    """It saves 10,000 times; what can be read of budgets a factor of 100 apart is that the least of them buys more."""
+    start, better = runs(1.0), runs(1.0, budgets=BUDGETS * 1e4).assign(flops=runs(1.0)["flops"])
+    found = ladder({"start": start, "better": better})
+    assert np.isnan(found["multiplier"].iloc[0])
+    assert found[["low", "high"]].iloc[0].to_list() == pytest.approx([100, np.inf])
+    assert "above 100" in told(found, "start")
+    back = ladder({"better": better, "start": start})
+    assert back[["low", "high"]].iloc[0].to_list() == pytest.approx([0, 0.01])
+    assert "below 0.01" in told(back, "better")
 
 
 def test_a_step_without_runs_is_told():

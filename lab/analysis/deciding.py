@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from lab.analysis.labels import several, span
-from lab.analysis.statistics import FEWEST, half_width
+from lab.analysis.statistics import FEWEST, bounded, half_width
 from lab.errors import UsageError, nearest
 from lab.study import Rule
 
@@ -40,7 +40,7 @@ Verdict = Literal["supported", "not supported", "undecided"]
 class Clause:
     """A rule and what came of it: value with its 95 % interval, from so many replicates; lost: runs without the quantity.
 
-    reason: why there is no interval.
+    reason: why there is no value, or no interval; a value that is not known may still be between bounds.
     """
 
     rule: Rule
@@ -77,6 +77,8 @@ class Clause:
     def told(self) -> str:
         """The number with its interval, or why there is none; what was lost."""
         lost = f"; {self.lost} runs have no such number" if self.lost else ""
+        if known := math.isnan(self.value) and bounded(self.low, self.high):
+            return f"{known}, {self.reason}{lost}"
         if math.isnan(self.low):
             return (f"{self.value:.3g}, " if self.value == self.value else "") + self.reason + lost
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]{lost}"
@@ -142,7 +144,7 @@ def _by_its_own(rule: Rule, rows: pd.DataFrame, ends: Sequence[str]) -> Clause:
         raise UsageError(f"rule {rule.said!r}: {len(rows)} rows are meant where one is needed; say more in its of")
     row = rows.iloc[0]
     value, low, high = (float(row[name]) for name in (rule.quantity, *ends))
-    reason = str(row.get("reason") or "no interval") if math.isnan(low) else ""
+    reason = str(row.get("reason") or "no interval") if math.isnan(value) or math.isnan(low) else ""
     return Clause(rule, value, low, high, 1, 0, reason)
 
 

@@ -1,16 +1,17 @@
 """Compute-optimal frontiers from iso-FLOP sweeps, and the compute multiplier between two of them.
 
 At each budget a parabola in ln params through ln loss, within a factor of 4 of the best size, gives the loss at the optimal size
-(Hoffmann et al., arXiv:2203.15556, approach 2). An optimum at the edge of the sizes only bounds the loss from above: the budget
-is censored. Between budgets ln flops is interpolated monotonically (PCHIP, Fritsch and Carlson 1980) as a function of ln loss: no
-asymptote is fitted and nothing is extrapolated.
+(Hoffmann et al., arXiv:2203.15556, approach 2). Where the vertex is at the edge of the sizes or beyond, the budget is censored:
+the least loss that was measured only bounds the frontier from above. Between budgets ln flops is interpolated monotonically
+(PCHIP, Fritsch and Carlson 1980) as a function of ln loss: no asymptote is fitted and nothing is extrapolated.
 
 Runs that `restate` counted in another way share a budget but not its FLOPs. A run's loss is then moved to the cost that its
 budget has at the optimal size, along the slope of the frontier there: what more compute is worth at the optimal size is what it
 is worth on the frontier. So the parabola is again one of equal cost, and its optimum that of the convention.
 
 The multiplier of a over b is M(loss) = flops that b needs / flops that a needs; above 1, a needs less. Intervals are percentiles
-over replicates that redo the whole path, with half-widths times `WIDENING`.
+over replicates that redo the whole path, with half-widths times `WIDENING`. Frontiers that share no losses still bound it: where
+a's loss at a budget lies below b's at one that is k times as large, M is above k.
 """
 
 # what pandas' own hints say of a selection is a union of everything
@@ -54,9 +55,10 @@ class Frontier:
     """Lowest loss for each budget.
 
     points: a row a budget, ascending: flops; runs; sizes; params, tokens and loss at the optimal size, each with `_low` and
-    `_high`; se of ln loss; bend: of the parabola, ln loss = ln optimal loss + bend (ln params - ln optimal params)^2; status
-    (`ok`, else censored: `edge`, `no minimum`, `too few sizes`); beyond: on which side a size is missing; cubic_p: of the test
-    for a cubic term; akima_loss: the least value of an Akima spline; stable: share of the replicates that are ok; note.
+    `_high`, where censored at the best size that was measured; vertex, at which ln loss is least on the parabola: ln loss =
+    least + bend (ln params - vertex)^2; se of least; status (`ok`, else censored: `edge`, `no minimum`, `too few sizes`); beyond:
+    on which side a size is missing; cubic_p: of the test for a cubic term; akima_loss: the least value of an Akima spline;
+    stable: share of the replicates that are ok; note.
     params_exponent, tokens_exponent: slopes of ln params and ln tokens against ln flops over budgets that are not censored.
     log_loss, log_params: replicates x budgets, NaN where censored.
     """
@@ -123,6 +125,24 @@ class Multiplier:
         return Reading(np.exp(value[0]), np.exp(interval[0]), np.exp(band[0]))
 
     @property
+    def middle(self) -> Reading:
+        """M in the middle of b's FLOPs (geometric); where there is none NaN with the reason, and as interval what bounds it.
+
+        Frontiers that share no losses bound it, where each budget of one has a lower loss than each of the other, beyond their
+        intervals, and some with fewer FLOPs.
+        """
+        if not self.reason:
+            return self.at(float(self.summary["loss"].iloc[1]))
+        a, b = (front.points[front.points["status"] == "ok"] for front in (self.a, self.b))
+        if len(a) and len(b) and not any((points["loss"].diff() >= 0).any() for points in (a, b)):
+            least, most = b["flops"].min() / a["flops"].max(), b["flops"].max() / a["flops"].min()
+            if a["loss_high"].max() < b["loss_low"].min() and most > 1:
+                return Reading(interval=(most, np.inf), reason=self.reason)
+            if a["loss_low"].min() > b["loss_high"].max() and least < 1:
+                return Reading(interval=(0, least), reason=self.reason)
+        return Reading(reason=self.reason)
+
+    @property
     def summary(self) -> pd.DataFrame:
         """Rows of the curve at the greatest valid loss, the middle of b's FLOPs (geometric) and the least valid loss, if any."""
         valid = self.curve[self.curve["valid"]]
@@ -133,7 +153,7 @@ class Multiplier:
 
     def __str__(self) -> str:
         if self.reason:
-            return f"no multiplier: {self.reason}"
+            return f"no multiplier: {self.middle}"
         read = ", ".join(f"{self.at(loss)} at loss {loss:.3g}" for loss in self.summary["loss"])
         where = f"losses {self.interval[0]:.3g} to {self.interval[1]:.3g}, {self.flops[0]:.2g} to {self.flops[1]:.2g} FLOPs"
         a, b = self.names
@@ -303,12 +323,14 @@ def _fitted(sweep: list[_Budget], method: Method, replicates: int, rng: np.rando
     rows, losses, sizes = [], [], []
     for budget, pool, centre, scale in zip(sweep, pools, centres, sigma, strict=True):
         drawn = _replicates(budget, pool, centre, replicates, rng)
-        x, y, bend, status, beyond = _optimum(budget.x, budget.y[None], budget.count, scale, method)
+        vertex, least, bend, status, beyond = (
+            each[0] for each in _optimum(budget.x, budget.y[None], budget.count, scale, method)
+        )
         x_drawn, y_drawn, _, status_drawn, _ = _optimum(budget.x, drawn, budget.count, scale, method)
         ok = status_drawn == "ok"
         losses.append(np.where(ok, y_drawn, np.nan))
         sizes.append(np.where(ok, x_drawn, np.nan))
-        rows.append(_point(budget, x[0], y[0], str(status[0]), str(beyond[0]), losses[-1], scale) | {"bend": bend[0]})
+        rows.append(_point(budget, vertex, least, bend, status, beyond, losses[-1], scale))
     points = pd.DataFrame(rows)
     log_loss, log_params = np.stack(losses, axis=1), np.stack(sizes, axis=1)
     flops = np.log(points["flops"].to_numpy())
@@ -474,9 +496,11 @@ def _akima(x: np.ndarray, y: np.ndarray, fine: int = 1000) -> tuple[np.ndarray, 
 
 
 def _point(
-    budget: _Budget, x: float, y: float, status: str, beyond: str, drawn: np.ndarray, sigma: float
+    budget: _Budget, vertex: float, least: float, bend: float, status: str, beyond: str, drawn: np.ndarray, sigma: float
 ) -> dict[str, float | int | str]:
     """A row of `Frontier.points`."""
+    best = int(np.argmin(budget.y))
+    x, y = (vertex, least) if status == "ok" else (budget.x[best], budget.y[best])
     low, high = _percentiles(y, drawn) if status == "ok" else (np.nan, np.nan)
     finite = drawn[np.isfinite(drawn)]
     se = float(finite.std(ddof=1)) if len(finite) > 1 else np.nan
@@ -484,7 +508,7 @@ def _point(
     cubic = _cubic_test(budget, sigma)
     notes = []
     if status == "edge":
-        notes.append(f"the optimum lies at the edge of the sizes: add a {beyond} one; the loss is an upper bound")
+        notes.append(f"the optimum lies at the edge of the sizes: add a {beyond} one; the least measured loss is an upper bound")
     elif status != "ok":
         notes.append(f"{status}: no optimum")
     elif abs(spline - y) > 3 * se:
@@ -493,18 +517,19 @@ def _point(
         notes.append("fewer than 4 sizes lie within a factor of 4 of the optimum: the parabola is biased")
     if cubic < 0.01:
         notes.append(f"a cubic term is significant (p = {cubic:.2g})")
-    with np.errstate(over="ignore"):  # the vertex of a flat parabola may be anywhere
-        params = float(np.exp(x))
     return {
         "flops": budget.flops,
         "runs": len(budget.each),
         "sizes": len(budget.x),
-        "params": params,
+        "params": float(np.exp(x)),
         "tokens": float(np.exp(np.interp(x, budget.x, budget.tokens))),
         "loss": float(np.exp(y)),
         "loss_low": float(np.exp(low)),
         "loss_high": float(np.exp(high)),
         "se": se,
+        "vertex": vertex,
+        "least": least,
+        "bend": bend,
         "status": status,
         "beyond": beyond,
         "cubic_p": cubic,

@@ -26,7 +26,7 @@ LEVEL = 0.95
 
 class Reading(float):
     """A number with its 95 % interval: `low` to `high`, in a curve also the simultaneous `band_low` to `band_high`; or NaN, with
-    the `reason` why there is none.
+    the `reason` why there is none, and in `low` and `high` what bounds it, if anything.
     """
 
     low: float
@@ -43,9 +43,23 @@ class Reading(float):
         return self
 
     def __repr__(self) -> str:
-        return f"none: {self.reason}" if np.isnan(self) else f"{float(self):.4g} [{self.low:.4g}, {self.high:.4g}]"
+        if np.isnan(self):
+            return f"{bounded(self.low, self.high) or 'none'}: {self.reason}"
+        return f"{float(self):.4g} [{self.low:.4g}, {self.high:.4g}]"
 
     __str__ = __repr__
+
+
+def bounded(low: float, high: float) -> str:
+    """In words where a number lies of which only one bound is known; empty where none is."""
+    if np.isinf(high):
+        return f"above {low:.3g}"
+    return f"below {high:.3g}" if low == 0 else ""
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """A number with its interval, or what bounds it, or that it cannot be told."""
+    return bounded(low, high) or "cannot be told" if np.isnan(value) else f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def summary(frame: pd.DataFrame, value: str = "score") -> pd.DataFrame:

@@ -4,6 +4,7 @@
 # pyright: reportArgumentType=false
 
 import io
+from collections.abc import Mapping
 from contextlib import redirect_stderr
 from dataclasses import replace
 
@@ -12,8 +13,9 @@ import pandas as pd
 
 from lab import plugins, presets
 from lab.analysis import sweeps
-from lab.analysis.isoflop import Multiplier, frontier, multiplier
+from lab.analysis.isoflop import frontier, multiplier
 from lab.analysis.ladder import ladder, told
+from lab.analysis.statistics import Reading
 from lab.budget import parse_budgets
 from lab.evidence import Evidence, Site
 from lab.frontier import Found, Setup, carry_out
@@ -23,8 +25,9 @@ from lab.sweep import Grid
 
 def gather(part: Frontier, site: Site) -> Evidence:
     """Rows, by step and against, one before it: multiplier: FLOPs of the other over those of the step, at the middle of the
-    losses that both reach; multiplier_least, multiplier_most: at the greatest and the least such loss; slope: d ln multiplier /
-    d ln FLOPs. By step alone: loss_exponent: - d ln loss / d ln FLOPs of its frontier. All with their bootstrap intervals.
+    losses that both reach, or NaN between its bounds; multiplier_least, multiplier_most: at the greatest and the least such loss;
+    slope: d ln multiplier / d ln FLOPs. By step alone: loss_exponent: - d ln loss / d ln FLOPs of its frontier. All with their
+    bootstrap intervals.
     """
     from lab.analysis.figures import Material, charts
 
@@ -33,7 +36,7 @@ def gather(part: Frontier, site: Site) -> Evidence:
     names = list(known)
     pairs = [(name, other) for at, name in enumerate(names) for other in names[:at]]
     rows = [{"step": name, **_exponent(frame)} for name, frame in known.items()]
-    rows += [{"step": name, "against": other, **_multiplied(known[name], known[other])} for name, other in pairs]
+    rows += [{"step": name, "against": other, **_multiplied(name, other, known)} for name, other in pairs]
     frame = pd.concat(runs.values(), ignore_index=True)
     table = ladder(runs)
     drawn = charts(Material(frame, pd.DataFrame(), ladder=table), "ladder")
@@ -65,24 +68,21 @@ def _carry_out(part: Frontier, site: Site, plan_only: bool = False) -> Found:
     )  # fmt: skip
 
 
-def _ends(name: str, value: float, low: float, high: float) -> dict[str, float]:
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
+def _ends(name: str, read: Reading) -> dict[str, float]:
+    return {name: float(read), f"{name}_low": read.low, f"{name}_high": read.high}
 
 
-def _multiplied(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, float | str]:
+def _multiplied(step: str, other: str, known: Mapping[str, pd.DataFrame]) -> dict[str, float | str]:
     try:
-        found = multiplier(a, b)
+        found = multiplier(known[step], known[other], names=(step, other))
     except ValueError as error:
         return {"reason": str(error)}
-    return {"reason": found.reason} if found.reason else _read(found)
-
-
-def _read(found: Multiplier) -> dict[str, float | str]:
-    row: dict[str, float | str] = {"reason": ""}
+    row = {"reason": found.reason, **_ends("multiplier", found.middle)}
+    if found.reason:
+        return row
     for name, loss in zip(("multiplier_least", "multiplier", "multiplier_most"), found.summary["loss"], strict=True):
-        at = found.at(float(loss))
-        row |= _ends(name, float(at), at.low, at.high) | {f"{name}_loss": float(loss)}
-    return row | _ends("slope", float(found.slope), found.slope.low, found.slope.high)
+        row |= _ends(name, found.at(float(loss))) | {f"{name}_loss": float(loss)}
+    return row | _ends("slope", found.slope)
 
 
 def _exponent(runs: pd.DataFrame) -> dict[str, float | str]:
@@ -97,6 +97,5 @@ def _exponent(runs: pd.DataFrame) -> dict[str, float | str]:
     x, y = np.log(front.points["flops"].to_numpy()[ok]), np.log(front.points["loss"].to_numpy()[ok])
     drawn = front.log_loss[:, ok]
     drawn = drawn[np.isfinite(drawn).all(1)]
-    slope = -np.polyfit(x, y, 1)[0]
-    low, high = np.quantile(-np.polyfit(x, drawn.T, 1)[0], [0.025, 0.975])
-    return _ends("loss_exponent", float(slope), float(low), float(high)) | {"reason": ""}
+    slope = Reading(-np.polyfit(x, y, 1)[0], np.quantile(-np.polyfit(x, drawn.T, 1)[0], [0.025, 0.975]))
+    return _ends("loss_exponent", slope) | {"reason": ""}

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from lab.analysis.canvas import FAINT, FULL, Chart, log_axis, sheet
 from lab.analysis.canvas import panels as make_panels
+from lab.analysis.statistics import bounded, interval
 from lab.analysis.styles import COLOURS
 
 LOOKS = {"supported": ("blue", "o"), "not supported": ("vermilion", "X"), "undecided": ("slate", "D")}
@@ -44,6 +45,10 @@ def clauses_chart(table: pd.DataFrame, caption: str) -> Chart:
                     axes.hlines(y, row.low, row.high, color=COLOURS[colour], linewidth=1.4)
                 if np.isfinite(row.value):
                     axes.plot(row.value, y, marker=marker, color=COLOURS[colour], linestyle="none")
+                elif known := bounded(row.low, row.high):
+                    at, side = (row.low, ">") if np.isinf(row.high) else (row.high, "<")
+                    axes.plot(at, y, marker=side, color=COLOURS[colour], linestyle="none")
+                    axes.annotate(known, (at, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=6.5)
                 else:
                     axes.annotate(row.reason, (bound, y), xytext=(16, 0), textcoords="offset points", va="center", fontsize=6.5)
             axes.set_yticks(range(len(mine)), [said[at] for at in places])
@@ -62,5 +67,5 @@ def clauses_chart(table: pd.DataFrame, caption: str) -> Chart:
         chart.legend(handles=keys, loc="outside upper center", ncols=len(keys), handlelength=2.0)
     chart.name, chart.title, chart.data = "verdict", "What the rules ask and what was measured", table
     chart.caption = f"Dot and bar: what was measured, with its 95 % interval. Grey: the bound. {caption}"
-    chart.alt = "; ".join(f"{row.said}: {row.value:.3g} [{row.low:.3g}, {row.high:.3g}]" for row in table.itertuples())
+    chart.alt = "; ".join(f"{row.said}: {interval(row.value, row.low, row.high)}" for row in table.itertuples())
     return chart

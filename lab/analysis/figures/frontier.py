@@ -36,7 +36,7 @@ def frontier_chart(sweep: Sweep) -> Chart:
             found, lost = points[points["status"] == "ok"], points[points["status"] != "ok"]
             _between(axes, found, "flops", style.colour, style.dash)
             _points(axes, found, "flops", style.colour, style.marker)
-            axes.plot(lost["flops"], lost["akima_loss"], marker=style.marker, color=style.colour, linestyle="none",
+            axes.plot(lost["flops"], lost["loss"], marker=style.marker, color=style.colour, linestyle="none",
                       markerfacecolor="white", markeredgewidth=1, zorder=5)  # fmt: skip
             tables += [points.assign(setup=name, what="optimum"), runs[["flops", "params", "tokens", "loss", "seed"]].assign(
                 setup=name, what="run", status="done")]  # fmt: skip

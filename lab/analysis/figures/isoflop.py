@@ -77,7 +77,7 @@ def _parabola(axes: Axes, runs: pd.DataFrame, point: pd.Series, colour: np.ndarr
     near = near if len(near) >= FEWEST_SIZES else sizes
     if np.isfinite(point["bend"]):
         x = np.linspace(near.min(), near.max(), 80)
-        fitted = np.log(point["loss"]) + point["bend"] * (x - np.log(point["params"])) ** 2
+        fitted = point["least"] + point["bend"] * (x - point["vertex"]) ** 2
         axes.plot(np.exp(x), np.exp(fitted), color=colour, linewidth=1.1, zorder=3)
     if point["status"] == "ok":
         ends = [np.abs(point[[f"{n}_low", f"{n}_high"]].to_numpy(float) - point[n])[:, None] for n in ("params", "loss")]

@@ -12,14 +12,16 @@ import pandas as pd
 
 from lab.analysis.canvas import COLUMN, FAINT, INK, Chart, legend, panels, sheet
 from lab.analysis.figures.multiplier import ratio_axis
+from lab.analysis.statistics import bounded, interval
 from lab.analysis.styles import COLOURS, DASHES, Style
 
 
 def ladder_chart(ladder: pd.DataFrame, conditions: str = "") -> Chart:
     """Each step's compute multiplier over the step before, and their product so far.
 
-    ladder: columns step, multiplier, low, high, in the order of the changes; multiplier NaN where there is none. conditions: the
-    end of the caption. The product's interval adds the variances of the logarithms and stops at a step without a multiplier.
+    ladder: columns step, multiplier, low, high, in the order of the changes; multiplier NaN where there is none, low and
+    high then its bounds, if any. conditions: the end of the caption. The product's interval adds the variances of the logarithms
+    and stops at a step without a multiplier.
     """
     data = ladder[["step", "multiplier", "low", "high"]].reset_index(drop=True)
     log = np.log(data[["multiplier", "low", "high"]].astype(float))
@@ -38,12 +40,16 @@ def ladder_chart(ladder: pd.DataFrame, conditions: str = "") -> Chart:
             axes.plot(data[names[0]], at, marker=style.marker, color=style.colour, linestyle="none")
         axes.axvline(1, color=FAINT, linewidth=0.9, zorder=1)
         ends = data[["low", "high", "product_low", "product_high"]].to_numpy(float)
-        if np.isfinite(ends).any():
-            ratio_axis(axes.xaxis, float(np.nanmin(ends)), float(np.nanmax(ends)))
-        for place in np.flatnonzero(data["multiplier"].isna()):
-            axes.annotate(
-                "no multiplier", (1, place), xytext=(4, 0), textcoords="offset points", va="center", color=INK, fontsize=6.5
-            )
+        ends = ends[np.isfinite(ends) & (ends > 0)]
+        if ends.size:
+            ratio_axis(axes.xaxis, float(ends.min()), float(ends.max()))
+        for place, row in data.loc[data["multiplier"].isna()].iterrows():
+            known = bounded(row["low"], row["high"])
+            at, side = (row["low"], ">") if np.isinf(row["high"]) else (row["high"], "<")
+            if known:
+                axes.plot(at, place, marker=side, color=COLOURS["blue"], linestyle="none")
+            axes.annotate(known or "no multiplier", (at if known else 1, place), xytext=(5, 0), textcoords="offset points",
+                          va="center", color=INK, fontsize=6.5)  # fmt: skip
         axes.set_yticks(range(len(data)), [textwrap.fill(str(step), 18) for step in data["step"]])
         axes.set_ylim(len(data) - 0.4, -0.6)
         axes.grid(False, axis="y")
@@ -53,9 +59,9 @@ def ladder_chart(ladder: pd.DataFrame, conditions: str = "") -> Chart:
     chart.caption = (
         "Ablation ladder: from the first set-up to the last one change at a time. Each step's compute multiplier over the step "
         "before it, and the product so far, whose interval adds the variances of the logarithms as if steps were independent. "
-        + conditions
+        "Arrows: only a bound is known, as the two share no losses. " + conditions
     ).strip()
     chart.alt = "Compute multiplier of each step. " + "; ".join(
-        f"{row.step} {row.multiplier:.3g} [{row.low:.3g}, {row.high:.3g}]" for row in data.itertuples()
+        f"{row.step} {interval(row.multiplier, row.low, row.high)}" for row in data.itertuples()
     )
     return chart
