@@ -20,12 +20,10 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import ndtri, stdtr
 
-from lab.analysis.labels import labelled, several
+from lab.analysis.labels import SHARES, labelled, several
 from lab.analysis.statistics import FEWEST, LEVEL, Reading, holm
 
 REPLICATES = 2000
-SHARES = ("accuracy", "exact")
-"""Metrics that are a share of right answers, which chance and 1 bound."""
 EXACT = 20
 """Pairs up to which every pattern of signs is counted."""
 TAIL = (1 - LEVEL) / 2

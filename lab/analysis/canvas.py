@@ -137,7 +137,7 @@ def legend(chart: Chart, drawn: dict[str, Style], more: Sequence[Line2D] = (), l
     names = [len(str(key.get_label())) for key in keys]
 
     def points(across: int) -> float:
-        return sum(max(column) * 4.4 + 34 for column in np.array_split(names, across))
+        return sum(max(column) * 4.4 + 39 for column in np.array_split(names, across))
 
     across = next((count for count in range(len(keys), 1, -1) if points(count) <= size * 72), 1)
     for key in keys:

@@ -19,6 +19,8 @@ _SHORT = {"dim": "d", "depth": "x", "batch": "batch ", "accumulate": "accumulate
 USUAL = "lab"
 """The recipe that need not be named."""
 METRICS = {"exact": "share all right", "bits_per_byte": "bits per byte"}
+SHARES = ("accuracy", "exact")
+"""Metrics that are a share of right answers, from 0 to 1; an interval of a few seeds may go on."""
 
 
 def labelled(

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from lab.analysis.canvas import FAINT, INK, Chart, legend, log_axis, panels, sheet
-from lab.analysis.labels import caption, columns_of, labelled, measure, quantity
+from lab.analysis.labels import SHARES, caption, columns_of, labelled, measure, quantity
 from lab.analysis.statistics import baselines, references, summary
 from lab.analysis.styles import Style, only, styles
 from lab.analysis.text import score, wrapped_name
@@ -26,8 +26,6 @@ POINTS_A_DECADE = 12
 """Of a training curve; more would hide the lines behind their noise."""
 FARTHEST = 1.0
 """A baseline farther from the data than this many spans of the data is named at the edge instead of drawn."""
-SHARES = {"accuracy", "exact"}
-"""Metrics from 0 to 1; an interval of a few seeds may go on."""
 
 
 def quality_by_task(frame: pd.DataFrame) -> Chart:
@@ -170,7 +168,7 @@ def _dots(axes: Axes, part: pd.DataFrame, cells: pd.DataFrame, names: list[str],
             axes.plot([cell["mean"]] * 2, [place - 0.3, place + 0.3], color=style.colour, linewidth=1.8, zorder=4)
         if pd.notna(cell["half_width"]):
             ends = cell["mean"] + cell["half_width"] * np.array([-1, 1])
-            ends = ends.clip(0, 1) if set(mine["metric"]) <= SHARES else ends
+            ends = ends.clip(0, 1) if mine["metric"].isin(SHARES).all() else ends
             axes.plot(ends, [place] * 2, color=style.colour, linewidth=1.1, zorder=2)
         if cell["seeds"] < cell["runs"]:
             axes.annotate(

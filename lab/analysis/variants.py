@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lab.analysis.canvas import FAINT, Chart, legend, panels, sheet
-from lab.analysis.labels import caption, columns_of, labelled, measure, own_metric, several
+from lab.analysis.labels import SHARES, caption, columns_of, labelled, measure, own_metric, several
 from lab.analysis.statistics import baselines, half_width
 from lab.analysis.styles import Style, only, styles
 
@@ -114,13 +114,14 @@ def _lines(frame: pd.DataFrame, data: pd.DataFrame, by: str, label: str) -> Char
             axes.set_xlim(-0.4, len(ticks) - 0.6)
             letters = max(len(line) for tick in ticks for line in tick.split("\n")) * len(ticks)
             axes.tick_params(axis="x", labelsize=min(7.0, max(5.0, 225 / letters)), rotation=0 if letters < 50 else 35)
-            name, higher = measure(frame[frame["column"] == column])
+            mine = frame[frame["column"] == column]
+            name, higher = measure(mine)
             axes.set_ylabel(f"test {name} {'↑' if higher else '↓'}")
             if label:
                 axes.set_xlabel(part[label].iloc[0])
-            if name == "accuracy":
+            if mine["metric"].isin(SHARES).all():
                 axes.set_ylim(-0.03, 1.03)
-            _chance(axes, baselines(frame[frame["column"] == column]))
+            _chance(axes, baselines(mine))
         legend(chart, only(looks, data["row"]))
     chart.data = pd.concat(drawn, ignore_index=True).drop(columns=["order", "place"])
     chart.data["x"] = chart.data["x"].str.replace("\n", " ")

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lab.analysis.canvas import COLUMN, FAINT, Chart, legend, log_axis, panels, sheet
-from lab.analysis.labels import caption, columns_of, labelled, measure, own_metric
+from lab.analysis.labels import SHARES, caption, columns_of, labelled, measure, own_metric
 from lab.analysis.statistics import baselines, half_width
 from lab.analysis.styles import Style, only, styles
 
@@ -38,7 +38,7 @@ def length_extrapolation_chart(frame: pd.DataFrame) -> Chart | None:
             mine = frame[frame["column"] == part["column"].iloc[0]]
             name, higher = measure(mine)
             axes.set(xlabel="test length / training length", ylabel=f"test {name} {'↑' if higher else '↓'}")
-            if name == "accuracy":
+            if mine["metric"].isin(SHARES).all():
                 axes.set_ylim(-0.03, 1.03)
             floors = baselines(mine)
             for value in floors.loc[floors["name"] == "chance", "value"]:
