@@ -150,6 +150,8 @@ def legend(chart: Chart, drawn: dict[str, Style], more: Sequence[Line2D] = (), l
 def log_axis(axis: Any, low: float, high: float) -> None:
     """A logarithmic axis labelled at powers of ten, and between them where few are in sight. low, high: of the data."""
     few = math.log10(high / low) < 1.7
+    if high == low:
+        axis.axes.set(**{f"{axis.axis_name}lim": (low / 1.5, high * 1.5)})
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_major_locator(MaxNLocator(4) if high < 3 * low else LogLocator(subs=(1, 2, 5) if few else (1,), numticks=6))
     axis.set_minor_formatter(NullFormatter())

@@ -56,7 +56,7 @@ def clauses_chart(table: pd.DataFrame, caption: str) -> Chart:
             axes.grid(False, axis="y")
             ends = mine[["value", "low", "high"]].to_numpy(float)
             ends = np.append(ends[np.isfinite(ends)], [float(asked.split()[1]) for asked in mine["asked"]])
-            if "ratio of" in str(name) and ends.min() > 0 and ends.max() > 4 * ends.min():
+            if ends.min() > 0 and ends.max() > (4 if "ratio of" in str(name) else 100) * ends.min():
                 log_axis(axes.xaxis, float(ends.min()), float(ends.max()) * (1 + 1e-9))
         keys = [
             Line2D([], [], label=verdict, color=COLOURS[colour], marker=marker, linewidth=1.4)

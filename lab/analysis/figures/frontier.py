@@ -106,15 +106,19 @@ def wallclock_chart(sweep: Sweep) -> Chart | None:
 
 
 def _between(axes: Axes, points: pd.DataFrame, x: str, colour: str, dash: object) -> None:
-    """A monotone curve through the points, and a band through the ends of their intervals."""
+    """A monotone curve through the points, and a band through the ends of their intervals, if they have any."""
     points = points.sort_values(x)
     if len(points) < 2:
         return
     at = np.log(points[x].to_numpy())
     fine = np.linspace(at[0], at[-1], 100)
-    curves = [np.exp(PchipInterpolator(at, np.log(points[name]))(fine)) for name in ("loss", "loss_low", "loss_high")]
-    axes.plot(np.exp(fine), curves[0], color=colour, linestyle=dash, zorder=3)
-    axes.fill_between(np.exp(fine), curves[1], curves[2], color=colour, alpha=0.18, linewidth=0, zorder=2)
+
+    def curve(name: str) -> np.ndarray:
+        return np.exp(PchipInterpolator(at, np.log(points[name]))(fine))
+
+    axes.plot(np.exp(fine), curve("loss"), color=colour, linestyle=dash, zorder=3)
+    if points[["loss_low", "loss_high"]].notna().all(axis=None):
+        axes.fill_between(np.exp(fine), curve("loss_low"), curve("loss_high"), color=colour, alpha=0.18, linewidth=0, zorder=2)
 
 
 def _points(axes: Axes, points: pd.DataFrame, x: str, colour: str, marker: str) -> None:
