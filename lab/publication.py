@@ -56,7 +56,7 @@ def publish(
     table.to_csv(folder / "clauses.csv", index=False)
     if len(runs):
         reference = next((each.reference for each in evidence.values() if each.reference), None)
-        write_report(runs, curves[curves["id"].isin(runs["id"])], folder, command, reference)
+        write_report(Material(runs, curves[curves["id"].isin(runs["id"])], reference), folder, command)
     about = machine.environment()
     (folder / "study.json").write_text(json.dumps(plain(found | {"study": name, "commit": about["commit"]}), indent=1) + "\n")
     page = _page(study, found, table, evidence, runs, scores + drawn, command, about)

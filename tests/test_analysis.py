@@ -339,5 +339,6 @@ def test_published_scores_are_drawn_and_listed(tmp_path):
     chart = analysis.quality_by_task(frame)
     assert chart.axes[0].get_yticklabels()[-1].get_text() == "published"
     assert list(chart.data.loc[chart.data["status"] == "published", "score"]) == [0.596]
-    page = analysis.write_report(frame, analysis.curves(tmp_path), tmp_path / "out", "lab compare").read_text("utf-8")
+    material = analysis.Material(frame, analysis.curves(tmp_path))
+    page = analysis.write_report(material, tmp_path / "out", "lab compare").read_text("utf-8")
     assert "arXiv:2111.00396, table 1" in page

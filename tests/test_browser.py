@@ -89,9 +89,8 @@ def page(tmp_path_factory):
     records.hostile(root)
     frame = analysis.results(root)
     frame = frame[~frame["architecture"].isin(["s4", "gru"])].assign(note="<script>window.hit = 1</script>")
-    path = analysis.write_report(
-        frame, analysis.curves(root), root / "report", "lab frontier '</pre><script>window.hit = 2</script>'", "transformer"
-    )
+    material = analysis.Material(frame, analysis.curves(root), "transformer")
+    path = analysis.write_report(material, root / "report", "lab frontier '</pre><script>window.hit = 2</script>'")
     with chromium() as address:
         yield asyncio.run(looked_at(address, path.as_uri()))
 

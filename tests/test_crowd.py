@@ -11,7 +11,7 @@ from lab import analysis
 from lab.analysis import crowd, report
 from lab.analysis.figures import Material, charts
 from lab.analysis.labels import columns_of, labelled
-from lab.commands.common import curves_of
+from lab.commands.common import material_of
 
 TASKS = ("copying", "digits", "recall", "text")
 BUDGETS = (1e10, 1e11, 1e12, 1e13)
@@ -95,14 +95,15 @@ def test_of_what_no_figure_has_room_for_no_curve_is_read(root, frame, tmp_path):
     for file in store.glob("runs/*/curve.jsonl"):
         file.write_text(file.read_text().replace("}", ', "score": 0.25}'))
     shown, _ = crowd.drawn(labelled(frame), 5)
-    assert set(curves_of(frame, str(store), 5)["id"]) == set(shown["id"])
-    assert set(curves_of(frame, str(store), 16)["id"]) == set(frame["id"])
+    assert set(material_of(frame, str(store), panels=5).curves["id"]) == set(shown["id"])
+    assert set(material_of(frame, str(store), panels=16).curves["id"]) == set(frame["id"])
 
 
 def test_the_page_keeps_what_fits_and_a_file_beside_it_all(root, frame, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "LONGEST_TABLE", 10)
     monkeypatch.setattr(report, "charts", lambda *_: [])  # which take a minute
-    page = analysis.write_report(frame, analysis.curves(root), tmp_path, "lab compare", panels=4).read_text("utf-8")
+    material = analysis.Material(frame, analysis.curves(root), panels=4)
+    page = analysis.write_report(material, tmp_path, "lab compare").read_text("utf-8")
     assert "10 of 32 rows; all are in tables/setups.csv beside this page." in page
     assert "10 of 16 rows; all are in tables/pairs.csv beside this page." in page
     assert len(pd.read_csv(tmp_path / "tables" / "setups.csv")) == 32

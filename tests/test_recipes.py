@@ -339,7 +339,8 @@ def test_comparisons_say_their_set_up(tmp_path):
     other = frame_of(lstm="gpt3", gru="gpt3")
     assert "recipe gpt3" in analysis.render(other)
     assert "Recipe gpt3." in analysis.quality_by_task(other).caption
-    assert "recipe gpt3;" in analysis.write_report(other, analysis.curves("nowhere"), tmp_path, "lab compare").read_text()
+    material = analysis.Material(other, analysis.curves("nowhere"))
+    assert "recipe gpt3;" in analysis.write_report(material, tmp_path, "lab compare").read_text()
     mixed = frame_of(lstm="lab lab:lr=1e-3", mamba="lab gpt3 gpt3:lr=1e-3", s4="lab")
     assert "recipes gpt3 (mamba); gpt3, lr=0.001 (mamba); lab (lstm, mamba and s4)" in " ".join(analysis.render(mixed).split())
     from lab.analysis.labels import labelled

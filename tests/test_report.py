@@ -36,7 +36,8 @@ def hostile(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(usual, tmp_path_factory):
-    path = analysis.write_report(*usual, tmp_path_factory.mktemp("report"), "lab compare --budget 1e11 'a & b'")
+    material = analysis.Material(*usual)
+    path = analysis.write_report(material, tmp_path_factory.mktemp("report"), "lab compare --budget 1e11 'a & b'")
     return path, path.read_text("utf-8")
 
 
@@ -164,7 +165,8 @@ def test_a_store_in_which_nothing_finished_has_a_report(tmp_path, status):
     assert analysis.throughput_against_length(frame) is None
     assert analysis.quality_beyond_training(frame) is None
     assert analysis.quality_against_flops(frame, analysis.curves(tmp_path)) is None
-    page = analysis.write_report(frame, analysis.curves(tmp_path), tmp_path / "report", "lab run").read_text("utf-8")
+    material = analysis.Material(frame, analysis.curves(tmp_path))
+    page = analysis.write_report(material, tmp_path / "report", "lab run").read_text("utf-8")
     assert "no run has a score" in page
     assert f"{status} 2/2" in page
 
@@ -183,9 +185,8 @@ def test_one_run_alone_draws_and_reports(tmp_path):
     frame = analysis.results(tmp_path)
     files = analysis.draw_all(analysis.Material(frame, analysis.curves(tmp_path)), tmp_path / "f")
     assert "accuracy_by_slice" not in {path.stem for path in files}
-    assert "only mine has a score" in analysis.write_report(frame, analysis.curves(tmp_path), tmp_path / "r", "lab").read_text(
-        "utf-8"
-    )
+    material = analysis.Material(frame, analysis.curves(tmp_path))
+    assert "only mine has a score" in analysis.write_report(material, tmp_path / "r", "lab").read_text("utf-8")
 
 
 def test_names_with_dollars_are_not_mathematics(tmp_path):
@@ -230,7 +231,8 @@ def test_the_report_says_what_was_done(page):
 def test_markup_in_records_stays_text(hostile, tmp_path):
     frame, curves = hostile
     frame = frame.assign(refused=[{"<img src=x>": "<b onclick=y>"}] * len(frame))
-    text = analysis.write_report(frame, curves, tmp_path, "lab '</pre><script>alert(3)</script>'").read_text("utf-8")
+    material = analysis.Material(frame, curves)
+    text = analysis.write_report(material, tmp_path, "lab '</pre><script>alert(3)</script>'").read_text("utf-8")
     tags = Tags(text)
     assert [tag for tag, _ in tags.seen].count("script") == 1
     assert not any("onclick" in attrs for _, attrs in tags.seen)
@@ -243,6 +245,6 @@ def test_markup_in_records_stays_text(hostile, tmp_path):
 
 def test_a_report_of_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one run"):
-        analysis.write_report(analysis.results(tmp_path), analysis.curves(tmp_path), tmp_path / "r", "lab")
+        analysis.write_report(analysis.Material(analysis.results(tmp_path), analysis.curves(tmp_path)), tmp_path / "r", "lab")
     assert analysis.draw_all(analysis.Material(analysis.results(tmp_path), analysis.curves(tmp_path)), tmp_path / "f") == []
     assert not (tmp_path / "r").exists()

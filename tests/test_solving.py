@@ -237,7 +237,7 @@ def test_the_table_and_the_report_show_compute_to_solve(tmp_path):
     text = analysis.render(frame, points)
     assert "recall: solving" in text
     assert text.count("transformer needs less compute than lstm") == 1
-    page = analysis.write_report(frame, points, tmp_path / "report", "lab compare").read_text("utf-8")
+    page = analysis.write_report(analysis.Material(frame, points), tmp_path / "report", "lab compare").read_text("utf-8")
     assert "Compute to solve" in page
     bare = points.assign(score=np.nan)
     assert solve_table(frame, bare).empty

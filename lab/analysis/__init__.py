@@ -2,7 +2,7 @@
 
 frame, points = results("results"), curves("results")
 print(render(frame, points))
-write_report(frame, points, "report", "lab compare")
+write_report(Material(frame, points), "report", "lab compare")
 """
 
 from importlib import import_module

@@ -3,6 +3,7 @@
 import io
 import math
 import pickle
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from PIL import Image
 
 from lab.analysis.styles import Style
 from lab.analysis.text import wrapped_name
@@ -204,6 +206,17 @@ def write(figure: Figure, data: pd.DataFrame, folder: str | Path, name: str, cap
         file.write_bytes(content)
     data.to_csv(files[-1], index=False)
     return files
+
+
+def uncaptioned(figure: Figure, file: Path) -> bytes:
+    """A png or svg of `write` cut where the paper that was added for the caption begins."""
+    width, height = (float(inches) for inches in figure.get_size_inches())
+    if file.suffix == ".svg":
+        size = f'height="{height * 72:g}pt" viewBox="0 0 {width * 72:g} {height * 72:g}"'
+        return re.sub(r'height="[\d.]+pt" viewBox="[\d. ]+"', size, file.read_text("utf-8"), count=1).encode()
+    image, buffer = Image.open(file), io.BytesIO()
+    image.crop((0, 0, image.width, round(image.width * height / width))).save(buffer, "png")
+    return buffer.getvalue()
 
 
 def _add(figure: Figure, caption: str) -> None:

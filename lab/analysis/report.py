@@ -17,11 +17,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from lab.analysis.aggregate import aggregate_verdict, aggregates
-from lab.analysis.canvas import Chart, images, write
-from lab.analysis.figures import PANELS, Material, charts
+from lab.analysis.canvas import Chart, uncaptioned, write
+from lab.analysis.figures import Material, charts
 from lab.analysis.figures.multiplier import readings, slope
 from lab.analysis.figures.sweep import by_set_up
-from lab.analysis.labels import between, columns_of, conditions, environments, labelled, measure, quantity, several
+from lab.analysis.labels import between, columns_of, conditions, environments, measure, quantity, several
 from lab.analysis.solving import solve_table
 from lab.analysis.statistics import baselines, leaders, pairs, references, summary
 from lab.analysis.text import aggregate_cells, cell, probability, score, solve_cells
@@ -62,29 +62,20 @@ def draw_all(material: Material, folder: str | Path, *kinds: str) -> list[Path]:
     return [path for chart in charts(material, *kinds) for path in write(chart, chart.data, folder, chart.name, chart.caption)]
 
 
-def write_report(
-    frame: pd.DataFrame,
-    curves: pd.DataFrame,
-    folder: str | Path,
-    command: str,
-    reference: str | None = None,
-    panels: int = PANELS,
-) -> Path:
+def write_report(material: Material, folder: str | Path, command: str) -> Path:
     """Write report.html into a folder, the figures below it in figures/, and tables that are too long for a page in tables/.
 
-    command: what made the runs, as typed. reference: the architecture that the others of a sweep are compared with. panels: of a
-    figure, at most.
+    command: what made the runs, as typed.
 
     Raises:
         ValueError: there are no runs.
     """
-    if frame.empty:
+    if material.frame.empty:
         raise ValueError("a report needs at least one run")
-    folder = Path(folder)
-    material = Material(frame, curves, reference, panels=panels)
-    single, swept = material.comparison, frame[~frame["id"].isin(material.comparison["id"])]
-    parts = [label(part) for label, part in ((labelled, single), (by_set_up, swept)) if len(part)]
-    compared, frame = labelled(single) if len(single) else None, pd.concat(parts, ignore_index=True)
+    folder, curves = Path(folder), material.curves
+    single, swept = material.comparison, material.frame[~material.frame["id"].isin(material.comparison["id"])]
+    compared = single if len(single) else None
+    frame = pd.concat([part for part in (single, by_set_up(swept) if len(swept) else swept) if len(part)], ignore_index=True)
     drawn = {place: charts(material, *kinds) for place, kinds in PLACES.items()}
     for chart in chain.from_iterable(drawn.values()):
         write(chart, chart.data, folder / "figures", chart.name, chart.caption)
@@ -110,7 +101,7 @@ def write_report(
         together=[] if compared is None else _together(compared),
         solving=[] if compared is None else _solving(shown, curves),
         left_out=left_out.strip(),
-        pictures={place: [_picture(chart) for chart in some] for place, some in drawn.items()},
+        pictures={place: [_picture(chart, folder / "figures") for chart in some] for place, some in drawn.items()},
         setups=setups["heads"],
         tables={name: rows for name, (rows, _) in fitting.items()},
         longer={name: said for name, (_, said) in fitting.items()},
@@ -158,10 +149,11 @@ def _multipliers(material: Material) -> list[dict[str, Any]]:
     ]
 
 
-def _picture(chart: Chart) -> Picture:
-    drawn, kind = images(chart, ["svg"])[0], "svg+xml"
-    if len(drawn) > LARGEST_SVG:
-        drawn, kind = images(chart, ["png"])[0], "png"
+def _picture(chart: Chart, figures: Path) -> Picture:
+    file, kind = figures / f"{chart.name}.svg", "svg+xml"
+    if file.stat().st_size > LARGEST_SVG:
+        file, kind = file.with_suffix(".png"), "png"
+    drawn = uncaptioned(chart, file)
     table = chart.data.to_csv(index=False).encode()
     return Picture(
         title=chart.title,

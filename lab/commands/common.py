@@ -16,6 +16,7 @@ from lab.errors import UsageError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from lab.analysis.figures import Material
     from lab.planning import Planner
 
 STARTED = time.monotonic()
@@ -123,28 +124,28 @@ def add_plugins(files: list[str] | None) -> None:
         plugins.add_file(file)
 
 
-def curves_of(frame: "DataFrame", results: str, panels: int | None = None) -> "DataFrame":
-    """The curves of what figures have room for: every point of runs whose curves are drawn, what has a score of the others."""
+def material_of(frame: "DataFrame", results: str, reference: str | None = None, panels: int | None = None) -> "Material":
+    """What figures are drawn from, with the curves that they have room for: every point of runs whose curves are drawn, what has
+    a score of the others.
+    """
     from pandas import DataFrame
 
     from lab import analysis
 
-    material = analysis.Material(frame, DataFrame(), panels=panels or analysis.PANELS)
-    return analysis.curves(results, material.curved, set(material.shown[0]["id"]))
+    material = analysis.Material(frame, DataFrame(), reference, panels=panels or analysis.PANELS)
+    return material.with_curves(analysis.curves(results, material.curved, set(material.shown[0]["id"])))
 
 
 def present(frame: "DataFrame", results: str, out: str, reference: str | None = None, panels: int | None = None) -> None:
     """Show the table on standard output; figures and the report in `out`."""
     from lab import analysis
 
-    folder, panels = Path(out), panels or analysis.PANELS
-    curves = curves_of(frame, results, panels)
-    material = analysis.Material(frame, curves, reference, panels=panels)
+    folder, material = Path(out), material_of(frame, results, reference, panels)
     for sweep in material.sweeps:
         print(f"{sweep.task}\n\n{analysis.told(sweep)}\n")
     if len(material.comparison):
-        print(analysis.render(material.comparison, curves, panels))
-    path = analysis.write_report(frame, curves, folder, command(), reference, panels)
+        print(analysis.render(material.comparison, material.curves, material.panels))
+    path = analysis.write_report(material, folder, command())
     print(f"report:  {path}\nfigures: {folder / 'figures'}")
     print("next:    lab compare with --budget raised, or with --architectures ... my_arch --plugin my_arch.py")
 

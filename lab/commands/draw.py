@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 from pathlib import Path
 
-from lab.commands.common import Names, curves_of, present, stored
+from lab.commands.common import Names, material_of, present, stored
 from lab.errors import UsageError, within
 from lab.run import check_writable
 
@@ -37,8 +37,7 @@ def plot(
         near = get_close_matches(kind, KINDS, 1)
         raise UsageError(f"lab plot {kind}: no such figure; {f'{near[0]} is one, ' if near else ''}all: {', '.join(KINDS)}")
     _check(panels, results, out)
-    frame, panels = stored(results, task), panels or analysis.PANELS
-    material = analysis.Material(frame, curves_of(frame, results, panels), reference, panels=panels)
+    material = material_of(stored(results, task), results, reference, panels)
     paths = analysis.draw_all(material, Path(out or f"{results}/figures"), *([kind] if kind else []))
     if kind and not paths:
         raise UsageError(f"lab plot {kind}: --results {results} lacks {KINDS[kind].needs}")

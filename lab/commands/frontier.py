@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lab.commands.common import STARTED, Flag, Names, Training, command, curves_of, print_json
+from lab.commands.common import STARTED, Flag, Names, Training, command, material_of, print_json
 
 USUAL = Training()
 
@@ -90,6 +90,6 @@ def frontier(
         frame = concat(found.runs.values(), ignore_index=True)
         folder = Path(out or f"{training.results}/frontier")
         reference = frame["architecture"].iloc[0]
-        path = analysis.write_report(frame, curves_of(frame, training.results), folder, command(), reference)
+        path = analysis.write_report(material_of(frame, training.results, reference), folder, command())
         print(f"\nreport:  {path}\nfigures: {folder / 'figures'}")
     return 1 if any("failed" in set(runs["status"]) for runs in found.runs.values()) else 0

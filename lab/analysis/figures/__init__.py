@@ -9,7 +9,7 @@ for chart in charts(Material(frame, points), "frontier"): write(chart, chart.dat
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pandas as pd
@@ -48,19 +48,26 @@ class Material:
 
     @cached_property
     def comparison(self) -> pd.DataFrame:
-        """The runs of no sweep."""
-        return apart(self.frame, self.sweeps)
+        """The runs of no sweep, labelled."""
+        return labelled(apart(self.frame, self.sweeps))
 
     @cached_property
     def shown(self) -> tuple[pd.DataFrame, str]:
         """The labelled runs of no sweep that are drawn, and in words what is left out, if anything."""
         runs = self.comparison
-        return (runs, "") if runs.empty else crowd.drawn(labelled(runs), self.panels)
+        return (runs, "") if runs.empty else crowd.drawn(runs, self.panels)
 
     @property
     def curved(self) -> set[str]:
         """The ids of the runs whose training curves are drawn."""
         return set() if self.shown[0].empty else set(crowd.curved(self.shown[0])[0]["id"])
+
+    def with_curves(self, curves: pd.DataFrame) -> "Material":
+        """The same with these curves."""
+        made = replace(self, curves=curves)
+        for found in ("sweeps", "comparison", "shown"):  # which do not depend on them
+            made.__dict__[found] = getattr(self, found)
+        return made
 
     @property
     def swept(self) -> pd.DataFrame:
