@@ -101,10 +101,11 @@ def piece_of(state: State, axes: Sequence[int | None], number: int, count: int) 
     return tree_map(cut_out, state)
 
 
-def settled(backbone: Backbone, length: int, pieces: int) -> int:
+def settled(backbone: Backbone, length: int, pieces: int, most: int = PIECES) -> int:
     """After how many pieces what is remembered no longer grows: 0 where its size never changes.
 
-    backbone: on the meta device, so that no memory is touched. pieces: that are read one after the other.
+    backbone: on the meta device, so that no memory is touched. pieces: that are read one after the other. most: after which a
+    state that still grows is taken to grow for ever.
 
     Raises:
         ValueError: it grows without end.
@@ -116,15 +117,15 @@ def settled(backbone: Backbone, length: int, pieces: int) -> int:
 
     with torch.no_grad():
         state = backbone.init_state(1)
-        for count in range(PIECES + 1):
+        for count in range(most + 1):
             before, state = state, stream(length, state)
             if _sizes(state) == _sizes(before):
                 if _shapes(state) != _shapes(before):  # it counts positions in a tensor without elements
                     stream(min(pieces * length, FAR), backbone.init_state(1))
                 return count
     raise ValueError(
-        f"its memory grows with what it read: {sum(_sizes(state)):,} numbers after {PIECES + 1} pieces of {length} positions; "
-        f"attention needs a window of at most {PIECES} pieces"
+        f"its memory grows with what it read: {sum(_sizes(state)):,} numbers after {most + 1} pieces of {length} positions; "
+        f"attention needs a window of at most {most} pieces"
     )
 
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from test_laws import FORMS
 from torch.autograd.graph import saved_tensors_hooks
 
 from lab import plugins, recomputing, speed
@@ -40,18 +41,23 @@ def pair(name, **settings):
     return plain, again
 
 
-@pytest.mark.parametrize(("name", "settings"), [
-    ("linear_rnn", {}), ("rwkv", {"version": 7}), ("mamba", {"version": 2}), ("lstm", {}), ("s4", {"kernel": "diagonal"}),
-    ("transformer", {"attention": "window", "window": 20}),
-])  # fmt: skip
-def test_pieces_of_a_long_sequence_give_its_gradient(short_pieces, name, settings):
-    plain, again = pair(name, **settings)
-    assert "forward" in vars(again), "its state has a constant size"
+@pytest.mark.parametrize("form", [form for form in FORMS if "max_length" not in form])
+def test_every_form_gives_its_gradient(short_pieces, form):
+    name, settings = plugins.parse("architectures", form)
+    plain, again = pair(name, **plugins.resolved("architectures", name, settings), causal="norm=instance" not in form)
     x = torch.randn(2, LENGTH, 16, dtype=torch.float64)
     (y, expected, _), (z, found, _) = gradients(plain, x), gradients(again, x)
     torch.testing.assert_close(z, y, rtol=1e-9, atol=1e-9)
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=1e-7, atol=1e-9, msg=key)
+
+
+@pytest.mark.parametrize(
+    "form", ["linear_rnn", "rwkv", "mamba", "lstm", "s4:kernel=diagonal", "transformer:attention=window,window=20"]
+)
+def test_what_remembers_little_is_cut_in_time(short_pieces, form):
+    name, settings = plugins.parse("architectures", form)
+    assert "forward" in vars(pair(name, **plugins.resolved("architectures", name, settings))[1])
 
 
 def test_what_is_kept_does_not_grow_with_the_layers_of_a_long_sequence(short_pieces):
@@ -60,7 +66,10 @@ def test_what_is_kept_does_not_grow_with_the_layers_of_a_long_sequence(short_pie
     assert gradients(again, x)[2] < gradients(plain, x)[2] / 10
 
 
-@pytest.mark.parametrize(("name", "settings"), [("transformer", {}), ("transformer", {"mlp": "moe"}), ("s4", {"causal": False})])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("transformer", {}), ("transformer", {"mlp": "moe"}), ("s4", {"causal": False}), ("hyena", {}), ("lstm_attention", {})],
+)
 def test_others_are_cut_by_layers_and_change_no_bit(short_pieces, name, settings):
     plain, again = pair(name, **settings)
     assert "forward" not in vars(again)

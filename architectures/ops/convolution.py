@@ -5,9 +5,10 @@
 The states are complex and each stands for itself and its conjugate. A is diag(decay) - push 2 Re(sense .), or diagonal.
 
 From a state: the sequence is cut into chunks. Inside a chunk y = toeplitz(K) u; a chunk finds x before its first position and
-reads C A^(i+1) x from it at position i; it leaves A^size x + sum over j of A^(size-1-j) B u[j] for the next one. A is a
-matrix here, of real and imaginary parts, and its powers are doubled up to the size of a chunk; what is left over at the end is
-cut into chunks of the smaller powers of two. A single position is a step of the recurrence.
+reads C A^(i+1) x from it at position i; it leaves A^size x + sum over j of A^(size-1-j) B u[j] for the next one. Products with
+inputs and reads are made for all chunks at once, and only x goes from one to the next. An A that is not diagonal is a matrix
+here, of real and imaginary parts, and its powers are doubled up to the size of a chunk. What is left over at the end is cut into
+chunks of the smaller powers of two. A single position is a step of the recurrence.
 
 The kernel of a diagonal A is factored: K[i size + j] is the product of a matrix of C A^(i size) B and one of A^j.
 """
@@ -70,23 +71,45 @@ def state_space(
     if u.shape[1] == 1:
         return _step(system, u, state)
     size = 1 << min(u.shape[1].bit_length(), CHUNK.bit_length()) - 1
-    drive, power = column(system.drive)[:, None], system.matrix()
-    reads, arrive, powers = row(system.read)[:, None] @ power, drive, {1: power}
+    alone = system.feedback is None
+    reads, arrive, powers = _diagonal(system, size) if alone else _dense(system, size)
+    kernel = torch.cat([row(system.read)[:, None], reads[:, :-1]], 1) @ column(system.drive)[:, :, None]
+    inner, reads, arrive = _toeplitz(kernel[..., 0]), reads.mT, arrive.flip(1)
+    x, outputs = (state if alone else column(state)).transpose(0, 1), []
+    rest = u.permute(2, 0, 1)
+    while rest.shape[2]:
+        while size > rest.shape[2]:
+            size //= 2
+        count = rest.shape[2] // size
+        chunks, rest = rest.split([count * size, rest.shape[2] - count * size], 2)
+        chunks = chunks.reshape(chunks.shape[0], -1, size)
+        left, before = (chunks @ arrive[:, -size:]).unflatten(1, (-1, count)), []
+        for each in (torch.complex(*left.chunk(2, 3)) if alone else left).unbind(2):
+            before.append(x)
+            x = torch.addcmul(each, x, powers[size]) if alone else torch.baddbmm(each, x, powers[size])
+        found = torch.stack(before, 2).flatten(1, 2)
+        y = torch.baddbmm(chunks @ inner[:, :size, :size], column(found) if alone else found, reads[:, :, :size])
+        outputs.append(y.unflatten(1, (-1, count)).flatten(2))
+    after = x if alone else torch.complex(*x.chunk(2, 2))
+    return torch.cat(outputs, 2).permute(1, 2, 0), after.transpose(0, 1)
+
+
+def _diagonal(system: System, size: int) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+    """C A^(i+1) and A^i B for i < size, and what takes a state A^k onward for powers k of two up to it."""
+    powers = _powers(system.decay, size + 1)
+    reads, arrive = system.read[:, None] * powers[:, 1:], system.drive[:, None] * powers[:, :-1]
+    return row(reads), column(arrive), {1 << k: powers[:, None, 1 << k] for k in range(size.bit_length())}
+
+
+def _dense(system: System, size: int) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+    """The same, of matrices on real and imaginary parts."""
+    power = system.matrix()
+    reads, arrive, powers = row(system.read)[:, None] @ power, column(system.drive)[:, None], {1: power.mT}
     while reads.shape[1] < size:
         reads, arrive = torch.cat([reads, reads @ power], 1), torch.cat([arrive, arrive @ power.mT], 1)
         power = power @ power
-        powers[reads.shape[1]] = power
-    kernel = torch.cat([row(system.read)[:, None], reads[:, :-1]], 1) @ drive.mT
-    inner, reads, arrive = _toeplitz(kernel[..., 0]), reads.mT, arrive.flip(1)
-    x, outputs = column(state).transpose(0, 1), []
-    pieces = u.permute(2, 0, 1)
-    while pieces.shape[2]:
-        while size > pieces.shape[2]:
-            size //= 2
-        here, pieces = pieces.split([size, pieces.shape[2] - size], 2)
-        outputs.append(torch.baddbmm(here @ inner[:, :size, :size], x, reads[:, :, :size]))
-        x = torch.baddbmm(x @ powers[size].mT, here, arrive[:, -size:])
-    return torch.cat(outputs, 2).permute(1, 2, 0), torch.complex(*x.transpose(0, 1).chunk(2, 2))
+        powers[reads.shape[1]] = power.mT
+    return reads, arrive, powers
 
 
 def state_space_definition(a: Tensor, b: Tensor, c: Tensor, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

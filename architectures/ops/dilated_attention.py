@@ -160,8 +160,8 @@ class _Dilated(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        grad = grad.contiguous()
-        parts = (_gradients(piece.of(grad), *(piece.of(x) for x in ctx.saved_tensors), causal=ctx.causal) for piece in ctx.cut)
+        grad, saved = grad.contiguous(), ctx.saved_tensors  # read once, or activations cannot be computed again
+        parts = (_gradients(piece.of(grad), *(piece.of(x) for x in saved), causal=ctx.causal) for piece in ctx.cut)
         sums = [_placed(ctx.cut[0], part, grad.shape) for part in next(parts)]
         for piece, some in zip(ctx.cut[1:], parts, strict=True):
             for whole, part in zip(sums, some, strict=True):

@@ -55,7 +55,7 @@ def lstm(cells: nn.LSTM, x: Sequence, state: tuple[Cells, Cells]) -> tuple[Seque
     """All h[t] after a state (h, c), and the state after them."""
     kernels = _kernels(cells, x, *state)
     if kernels is None:
-        return cells(x, state) if x.shape[1] else (x, state)
+        return cells(x, state) if x.shape[1] and not _shapes_alone(x) else (x, state)
     h, c = _LSTM.apply(kernels, x, *cells.all_weights[0], state[0][0], state[1][0])  # pyright: ignore[reportGeneralTypeIssues]
     return h, (h[:, -1][None], c[None])
 
@@ -64,7 +64,7 @@ def gru(cells: nn.GRU, x: Sequence, state: Cells) -> tuple[Sequence, Cells]:
     """All h[t] after a state h, and the state after them."""
     kernels = _kernels(cells, x, state)
     if kernels is None:
-        return cells(x, state) if x.shape[1] else (x, state)
+        return cells(x, state) if x.shape[1] and not _shapes_alone(x) else (x, state)
     h: Tensor = _GRU.apply(kernels, x, *cells.all_weights[0], state[0])  # pyright: ignore[reportAssignmentType]
     return h, h[:, -1][None]
 
@@ -92,6 +92,11 @@ def gru_definition(cells: nn.GRU, x: Tensor, state: Tensor) -> tuple[Tensor, Ten
         h = (1 - z) * n + z * h
         out.append(h)
     return torch.stack(out, 1), h[None]
+
+
+def _shapes_alone(x: Tensor) -> bool:
+    """Whether nobody asks for more than shapes, which are those of the input; torch's own would take every step to say so."""
+    return x.is_meta and not torch.is_grad_enabled() and not native.watched()
 
 
 def _kernels(cells: nn.LSTM | nn.GRU, x: Tensor, *state: Tensor) -> ModuleType | None:
