@@ -71,7 +71,7 @@ def _remembers_little(backbone: Backbone) -> bool:
         return False
     shape = copy.deepcopy(backbone).to("meta", torch.float32)
     try:
-        carried.settled(shape, PIECE, 2, most=1)
+        carried.settled(shape, PIECE, 2, most=2)
     except (ValueError, NotImplementedError):
         return False
     return all(module.auxiliary is None for module in shape.modules() if isinstance(module, SequenceMap))
