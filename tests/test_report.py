@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -13,8 +14,10 @@ import pytest
 import records
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from lab import analysis
+from lab.analysis.canvas import images, uncaptioned, write
 
 FIGURES = ["accuracy_by_slice", "quality_against_flops", "quality_beyond_training", "quality_by_task", "speed_by_task",
            "throughput_against_length"]  # fmt: skip
@@ -125,6 +128,20 @@ def test_files_are_the_same_twice_and_hold_the_numbers(usual, tmp_path):
     assert ElementTree.fromstring(svg) is not None
     assert ">transformer<" in svg
     assert "Score on the test split" in svg
+
+
+def test_the_page_shows_a_figure_without_the_paper_of_its_caption(usual, tmp_path):
+    chart = analysis.quality_by_task(usual[0])
+    png, svg = write(chart, chart.data, tmp_path, "one", chart.caption)[:2]
+    (plain,) = images(chart, ["png"])
+    files = uncaptioned(chart, png), png.read_bytes(), plain
+    shown, whole, expected = (np.asarray(Image.open(io.BytesIO(file))) for file in files)
+    assert len(shown) == len(expected) < len(whole)
+    assert np.abs(shown.astype(float) - expected).mean() < 2
+    root = ElementTree.fromstring(uncaptioned(chart, svg))
+    height = chart.get_figheight() * 72
+    assert root.get("height") == f"{height:g}pt"
+    assert [float(each) for each in root.get("viewBox").split()] == pytest.approx([0, 0, chart.get_figwidth() * 72, height])
 
 
 def test_training_curves_are_means_of_every_step_in_so_much_of_a_decade(usual):
