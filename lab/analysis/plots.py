@@ -210,7 +210,7 @@ def _floors(axes: Axes, floors: pd.DataFrame) -> None:
     margin = 0.06 * (edges[1] - edges[0]) or 0.05 * abs(edges[1]) or 0.05
     left, right = edges[0] - margin, edges[1] + margin
     axes.set_xlim(left, right)
-    letter = 0.0235 * 2.3 / max(axes.figure.get_figwidth() / axes.get_subplotspec().get_gridspec().ncols, 1)  # pyright: ignore
+    letter = 0.029 * 2.3 / max(axes.figure.get_figwidth() / axes.get_subplotspec().get_gridspec().ncols, 1)  # pyright: ignore
     ends: list[float] = []
     placed = []
     for name, value in sorted(zip(floors["name"], floors["value"], strict=True), key=lambda item: item[1]):

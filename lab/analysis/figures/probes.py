@@ -176,7 +176,7 @@ def _map(axes: Axes, table: pd.DataFrame, view: View, looks: dict[str, Style]) -
     if len(grid) > 16:  # positions
         steps = [np.diff(grid.index).min() / 2, np.diff(grid.columns).min() / 2]
         extent = (grid.columns[0] - steps[1], grid.columns[-1] + steps[1], grid.index[-1] + steps[0], grid.index[0] - steps[0])
-        axes.imshow(grid, cmap="viridis_r", vmin=low, vmax=high, extent=extent, interpolation="nearest", aspect="equal")
+        axes.imshow(grid, cmap="viridis_r", vmin=low, vmax=high, extent=extent, interpolation="nearest", aspect="auto")
     else:
         axes.imshow(grid, cmap="viridis", vmin=low, vmax=high, interpolation="nearest", aspect="auto", origin="lower")
         axes.set_xticks(range(len(grid.columns)), [f"{x:g}" for x in grid.columns])
