@@ -222,7 +222,7 @@ def uncaptioned(figure: Figure, file: Path) -> bytes:
 def _add(figure: Figure, caption: str) -> None:
     """Put the caption in small type under the drawing, on paper added for it."""
     width, height = (float(inches) for inches in figure.get_size_inches())
-    lines = textwrap.wrap(caption, max(30, int(width * 20.5)), break_on_hyphens=False)
+    lines = textwrap.wrap(caption, max(30, int(width * 19)), break_on_hyphens=False)
     extra = 0.14 * len(lines) + 0.12
     whole = height + extra
     engine: Any = figure.get_layout_engine()
