@@ -241,6 +241,18 @@ def test_frontiers_that_share_no_losses_bound_the_multiplier(sigma):
         assert np.isnan([over.low, over.high, under.low, under.high]).all()
 
 
+def test_a_budget_without_an_optimum_bounds_for_the_better_alone():
+    """Its best size that was measured is worse than the optimum: good enough to win by, not to lose by."""
+    rng = np.random.default_rng(0)
+    slow, worse = sweep(TRUTH["archA"], 0.003, 3, rng), sweep(TRUTH["archA"], 0.003, 3, rng, off=8.0)
+    quick, edge = (sweep(TRUTH["archA"], 0.003, 3, rng, budgets=BUDGETS * 1e4, off=off).assign(flops=slow["flops"])
+                   for off in (1.0, 8.0))  # fmt: skip
+    assert set(frontier(edge, replicates=20).points["status"]) == {"edge"}
+    found = multiplier(edge, slow, replicates=50).middle
+    assert (found.low, found.high) == (pytest.approx(100), np.inf)
+    assert np.isnan(multiplier(quick, worse, replicates=50).middle.low)
+
+
 def test_a_frontier_that_gets_worse_is_refused(pair):
     a, b = pair
     worse = a.assign(loss=a["loss"].where(a["flops"] < 9e19, a["loss"] * 1.1))

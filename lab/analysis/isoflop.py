@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.special import chdtrc, stdtr
+from scipy.special import chdtrc, ndtri, stdtr
 
 from lab.analysis.statistics import LEVEL, Reading
 
@@ -55,10 +55,10 @@ class Frontier:
     """Lowest loss for each budget.
 
     points: a row a budget, ascending: flops; runs; sizes; params, tokens and loss at the optimal size, each with `_low` and
-    `_high`, where censored at the best size that was measured; vertex, at which ln loss is least on the parabola: ln loss =
-    least + bend (ln params - vertex)^2; se of least; status (`ok`, else censored: `edge`, `no minimum`, `too few sizes`); beyond:
-    on which side a size is missing; cubic_p: of the test for a cubic term; akima_loss: the least value of an Akima spline;
-    stable: share of the replicates that are ok; note.
+    `_high`, where censored at the best size that was measured, of which only `loss_high` is known; vertex, at which ln loss is
+    least on the parabola: ln loss = least + bend (ln params - vertex)^2; se of least; status (`ok`, else censored: `edge`,
+    `no minimum`, `too few sizes`); beyond: on which side a size is missing; cubic_p: of the test for a cubic term; akima_loss:
+    the least value of an Akima spline; stable: share of the replicates that are ok; note.
     params_exponent, tokens_exponent: slopes of ln params and ln tokens against ln flops over budgets that are not censored.
     log_loss, log_params: replicates x budgets, NaN where censored.
     """
@@ -129,18 +129,15 @@ class Multiplier:
         """M in the middle of b's FLOPs (geometric); where there is none NaN with the reason, and as interval what bounds it.
 
         Frontiers that share no losses bound it, where each budget of one has a lower loss than each of the other, beyond their
-        intervals, and some with fewer FLOPs.
+        intervals, and some with fewer FLOPs; a censored budget may be of the better one, as its loss is lower still.
         """
         if not self.reason:
             return self.at(float(self.summary["loss"].iloc[1]))
-        a, b = (front.points[front.points["status"] == "ok"] for front in (self.a, self.b))
-        if len(a) and len(b) and not any((points["loss"].diff() >= 0).any() for points in (a, b)):
-            least, most = b["flops"].min() / a["flops"].max(), b["flops"].max() / a["flops"].min()
-            if a["loss_high"].max() < b["loss_low"].min() and most > 1:
-                return Reading(interval=(most, np.inf), reason=self.reason)
-            if a["loss_low"].min() > b["loss_high"].max() and least < 1:
-                return Reading(interval=(0, least), reason=self.reason)
-        return Reading(reason=self.reason)
+        saved = _at_least(self.a, self.b)
+        if saved > 1:
+            return Reading(interval=(saved, np.inf), reason=self.reason)
+        needed = _at_least(self.b, self.a)
+        return Reading(interval=(0, 1 / needed) if needed > 1 else (np.nan, np.nan), reason=self.reason)
 
     @property
     def summary(self) -> pd.DataFrame:
@@ -501,7 +498,8 @@ def _point(
     """A row of `Frontier.points`."""
     best = int(np.argmin(budget.y))
     x, y = (vertex, least) if status == "ok" else (budget.x[best], budget.y[best])
-    low, high = _percentiles(y, drawn) if status == "ok" else (np.nan, np.nan)
+    around = ndtri((1 + LEVEL) / 2) * WIDENING * sigma / np.sqrt(budget.count[best]) if sigma > 0 else np.nan
+    low, high = _percentiles(y, drawn) if status == "ok" else (np.nan, y + around if status == "edge" else np.nan)
     finite = drawn[np.isfinite(drawn)]
     se = float(finite.std(ddof=1)) if len(finite) > 1 else np.nan
     spline = float(_akima(budget.x, budget.y[None])[1][0]) if len(budget.x) >= FEWEST_SIZES else np.nan
@@ -694,6 +692,17 @@ def _refused(reason: str, a: Frontier, b: Frontier, names: tuple[str, str]) -> M
     return Multiplier(
         curve, nothing, nothing, Reading(reason=reason), f"cannot tell: {reason}", f"cannot tell: {reason}", reason, a, b, names
     )
+
+
+def _at_least(better: Frontier, worse: Frontier) -> float:
+    """How many times the least FLOPs of one frontier the other may use and still be worse than it; NaN where it is not worse at
+    all budgets, or gets worse with more of them.
+    """
+    known, tops = worse.points[worse.points["status"] == "ok"], better.points[better.points["status"].isin(("ok", "edge"))]
+    falling = not any((points["loss"].diff() >= 0).any() for points in (known, tops))
+    if falling and len(known) and len(tops) and tops["loss_high"].max() < known["loss_low"].min():
+        return float(known["flops"].max() / tops["flops"].min())
+    return np.nan
 
 
 def _unreached(name: str, front: Frontier, loss: float) -> str:
