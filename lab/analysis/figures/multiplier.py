@@ -19,7 +19,10 @@ from lab.analysis.isoflop import Multiplier, multiplier
 from lab.analysis.labels import quantity
 from lab.analysis.statistics import Reading
 from lab.analysis.styles import only, styles
+from lab.analysis.text import wrapped_name
 
+NAME = 44
+"""Letters of a line of a name beside or above a panel, about."""
 _TICKS = (
     tuple(10.0**k for k in range(-6, 7)), tuple(4.0**k for k in range(-6, 7)), tuple(2.0**k for k in range(-6, 7)),
     (0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 2.5), tuple(k / 10 for k in range(5, 20)), tuple(k / 20 for k in range(10, 40)),
@@ -42,7 +45,8 @@ def _curve(sweep: Sweep, name: str, found: Multiplier) -> Chart:
     valid = found.curve[found.curve["valid"]]
     with sheet():
         chart, (axes,) = panels([f"{name} over {sweep.reference}"], height=2.9, width=COLUMN)
-        axes.set_ylabel(f"FLOPs of {sweep.reference}\n/ FLOPs of {name}")
+        cost = f"FLOPs of {sweep.reference}", f"/ FLOPs of {name}"
+        axes.set_ylabel("\n".join(line for each in cost for line in wrapped_name(each, NAME)))
         if found.reason:
             axes.set(xticks=[], yticks=[], xlabel=f"test loss, {sweep.unit}")
             axes.text(0.5, 0.5, _wrapped(found.reason), transform=axes.transAxes, ha="center", va="center", color=FAINT)
@@ -104,7 +108,7 @@ def _top(axes: Axes, valid: pd.DataFrame, reference: str) -> None:
     inside = round_[(np.log(round_) >= flops[0]) & (np.log(round_) <= flops[-1])]
     top = axes.secondary_xaxis("top", functions=(np.positive, np.positive))
     top.set_xticks(np.interp(np.log(inside), flops, loss), [power(value) for value in inside])
-    top.set_xlabel(f"FLOPs of {reference}")
+    top.set_xlabel("\n".join(wrapped_name(f"FLOPs of {reference}", NAME)))
 
 
 def slope(found: Multiplier) -> str:
