@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -304,6 +305,15 @@ def test_restated_costs_that_fall_with_the_budget_are_refused(runs):
     runs["seconds"] = 1 / runs["flops"]
     with pytest.raises(ValueError, match="cost no more in this convention"):
         frontier(restate(runs, "seconds"), replicates=10)
+
+
+def test_an_optimum_that_no_run_comes_near_is_refused():
+    """Seconds of runs that had more beside them than others: the slope of the frontier carries them anywhere."""
+    rng = np.random.default_rng(2)
+    made = sweep(TRUTH["archA"], 0.003, 3, np.random.default_rng(0)).assign(convention="seconds")
+    made = made.assign(budget=made["flops"], flops=made["flops"] * np.exp(rng.normal(0, 1.5, len(made))))
+    with pytest.raises(ValueError, match="no run comes near an optimum"):
+        frontier(made, replicates=10)
 
 
 # what others count, as a table

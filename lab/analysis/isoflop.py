@@ -43,6 +43,8 @@ DEFINED = 0.95
 FEWEST_SIZES = 4
 SAME_BUDGET = 1.05
 """Runs of one budget agree in FLOPs to this factor."""
+BELOW = 0.95
+"""Of the least loss of a budget: restated runs whose optimum is below this do not say what it is. The best run moves little."""
 TURNS = 3
 """After which the cost of a restated optimum moves by less than 0.2 %."""
 _PURE = 6  # degrees of freedom from which on the noise is taken from seeds alone
@@ -309,6 +311,12 @@ def _levelled(sweep: list[_Budget], name: str) -> list[_Budget]:
         if known.sum() > 1:
             slope = np.interp(at, at[known], np.gradient(least[known], at[known]))
         levelled = [budget.at_cost(float(np.exp(to)), down) for budget, to, down in zip(sweep, at, slope, strict=True)]
+    for budget, moved in zip(sweep, levelled, strict=True):
+        _, y, _, status, _ = _optimum(moved.x, moved.y[None], moved.count, 0.0, "quadratic")
+        if status[0] == "ok" and y[0] < np.log(BELOW) + budget.y.min():
+            raise ValueError(
+                f"{name} of one budget cost so different amounts in this convention that no run comes near an optimum"
+            )
     return levelled
 
 
