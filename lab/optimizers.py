@@ -10,11 +10,11 @@ muon            torch's, for matrices of the backbone (Jordan et al. 2024), with
 Weight decay applies to matrices and not to vectors (Radford et al. 2018, section 4.1), but for parameters that `tuned` names.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from architectures.backbone import SequenceMap, Tuning
 from lab.budget import newton_schulz_flops, optimizer_flops
@@ -68,16 +68,21 @@ def optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """The recipe's, over all parameters of the model."""
     asked = groups(recipe, model)
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(asked, betas=recipe.betas, eps=recipe.eps, fused=True)
+        return torch.optim.Adam(asked, betas=recipe.betas, eps=recipe.eps, fused=fusible(model.parameters()))
     if recipe.optimizer == "adafactor":
         return torch.optim.Adafactor(asked)
     matrices = set(map(id, hidden_matrices(model))) if recipe.optimizer == "muon" else set()
     rest = _of(asked, lambda parameter: id(parameter) not in matrices)
-    adamw = torch.optim.AdamW(rest, betas=recipe.betas, eps=recipe.eps, fused=True)
+    adamw = torch.optim.AdamW(rest, betas=recipe.betas, eps=recipe.eps, fused=fusible(model.parameters()))
     if not matrices:
         return adamw
     muon = torch.optim.Muon(_of(asked, lambda parameter: id(parameter) in matrices), adjust_lr_fn="match_rms_adamw")
     return Together([muon, adamw])
+
+
+def fusible(parameters: Iterable[Tensor]) -> bool:
+    """Whether torch has one update for all of them, which it has not where some are complex."""
+    return not any(parameter.is_complex() for parameter in parameters)
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:

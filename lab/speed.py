@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from architectures.backbone import Backbone, LengthError
-from lab import machine, plugins
+from lab import machine, optimizers, plugins
 from lab.counter import Counter
 from lab.errors import UsageError, is_file, place, reason
 from lab.recomputing import recompute
@@ -302,7 +302,7 @@ def _stand(line: Connection, stand: Stand, batch: int, length: int) -> None:
     """The other side of `_take_turns`."""
     try:
         stack = stand.build()
-        optimizer = torch.optim.AdamW(stack.parameters(), lr=1e-4, fused=True)
+        optimizer = torch.optim.AdamW(stack.parameters(), lr=1e-4, fused=optimizers.fusible(stack.parameters()))
         x = torch.randn(batch, length, stand.dim, device=stand.device)
         peak = _peak_above_now(stand)
         while line.recv() == "step":

@@ -15,6 +15,7 @@ from lab import analysis, optimizers, overhead, plugins, presets, training, veri
 from lab.budget import newton_schulz_flops
 from lab.commands.common import Setup
 from lab.errors import UsageError
+from lab.laws.subject import noise
 from lab.model import Model, Tied, build, build_task, count_parameters
 from lab.planning import Planner, Shape
 from lab.recipe import Recipe
@@ -168,6 +169,30 @@ def test_optimizers_are_torchs_own_and_go_down(name):
         ],
     }[name]()
     torch.testing.assert_close(found, updated(other, *expected), rtol=1e-4, atol=1e-5)
+
+
+class Turned(Problem):
+    """Holds complex numbers too, or their two parts."""
+
+    def __init__(self, parts):
+        super().__init__()
+        weight = noise(3, 4, 2)
+        self.backbone.turn = nn.Parameter(weight if parts else torch.view_as_complex(weight))
+
+    def loss(self):
+        return sum((_parts(parameter) - 1).square().sum() for parameter in self.parameters())
+
+
+def _parts(x):
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "muon"])
+def test_a_complex_weight_is_updated_as_its_two_parts(name):
+    """torch's fused updates refuse complex weights, which plug-ins may have."""
+    recipe, problems = Recipe(optimizer=name, lr=0.1, weight_decay=0.05), (Turned(parts=False), Turned(parts=True))
+    found, expected = (list(map(_parts, updated(problem, optimizers.optimizer(recipe, problem)))) for problem in problems)
+    torch.testing.assert_close(found, expected)
 
 
 def test_muon_takes_the_matrices_of_the_backbone():
