@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from architectures.backbone import Flops, SequenceMap, State, Tuning
 from architectures.ops.bigbird import BigBird, bigbird, bigbird_pairs
 from architectures.ops.positions import alibi_slopes, distances, rotate, sinusoids
+from architectures.ops.softmax_attention import softmax_attention
 from architectures.ops.watching import watchable
 
 SOFTMAX = 5  # operations for each score
@@ -43,13 +44,11 @@ def attend(q: Heads, k: Tensor, v: Tensor, *, causal: bool, window: int | None =
     if new == 1 and bias is None and (window is None or window >= total):
         return _lone(q, k, v)
     k, v = shared(k, q.shape[1]), shared(v, q.shape[1])
-    past = total - new
     if bias is not None:
         return _biased(q, k, v, causal, window, bias)
     if window is not None and window < total:
         return _banded(q, k, v, causal, window)
-    seen = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(past) if past and new > 1 else None
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=causal and not past)
+    return softmax_attention(q, k, v, causal=causal)
 
 
 def shared(x: Tensor, heads: int) -> Tensor:
@@ -153,7 +152,7 @@ def _banded(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int) -> Tenso
         columns = reached(rows, total, causal, window)
         seen = visible(rows, columns, causal, window, q.device)
         part = q[:, :, rows.start - past : rows.stop - past]
-        return F.scaled_dot_product_attention(part, k[:, :, columns], v[:, :, columns], attn_mask=seen)
+        return softmax_attention(part, k[:, :, columns], v[:, :, columns], seen=seen)
 
     def blocks(x: Tensor, first: int, count: int) -> Tensor:
         return x[:, :, first : first + count * window].unflatten(2, (count, window))
@@ -165,7 +164,7 @@ def _banded(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int) -> Tenso
             torch.cat([blocks(x, past + side * window, inner) for side in range(neighbours)], 3).transpose(1, 2).flatten(0, 1)
             for x in (k, v)
         ]
-        y = F.scaled_dot_product_attention(blocks(q, window, inner).transpose(1, 2).flatten(0, 1), *near, attn_mask=seen)
+        y = softmax_attention(blocks(q, window, inner).transpose(1, 2).flatten(0, 1), *near, seen=seen)
         out.append(y.unflatten(0, (len(q), inner)).transpose(1, 2).flatten(2, 3))
     return torch.cat([*out, *(edge(rows) for rows in parts[1 + inner :])], 2)
 

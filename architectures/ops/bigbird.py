@@ -23,8 +23,8 @@ import torch
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
+from architectures.ops.softmax_attention import softmax_attention
 from architectures.ops.watching import watchable
 
 
@@ -98,9 +98,8 @@ def bigbird(q: Tensor, k: Tensor, v: Tensor, pattern: BigBird, *, causal: bool) 
     queries = list(q.split([max(0, dense - past), *(run.stop - run.start for run in runs)], 2))
     out, first = [], queries.pop(0)
     if past < dense:
-        seen = torch.ones(dense - past, dense, dtype=torch.bool, device=q.device).tril(past) if causal and past else None
         reached = [x[:, :, :dense] if causal and dense < total else x for x in (k, v)]
-        out.append(F.scaled_dot_product_attention(first, *reached, attn_mask=seen, is_causal=causal and not past))
+        out.append(softmax_attention(first, *reached, causal=causal))
     tails = [x.split([whole * pattern.block, total % pattern.block], 2) for x in (k, v)]
     blocks = [rearrange(full, "b h (n s) d -> b (h n) s d", s=pattern.block) for full, _ in tails]
     for run, asked in zip(runs, queries, strict=True):
@@ -115,7 +114,7 @@ def bigbird(q: Tensor, k: Tensor, v: Tensor, pattern: BigBird, *, causal: bool) 
             own = run.start - run.start % pattern.block  # where the row's own block begins, which is the last that it meets
             before = count - min(pattern.block, total - own) + run.start - own
             seen = torch.ones(part.shape[2], count, dtype=torch.bool, device=q.device).tril(before)
-        y = F.scaled_dot_product_attention(part, *met, attn_mask=seen)
+        y = softmax_attention(part, *met, seen=seen)
         out.append(rearrange(y, "b (h r) n d -> b h (r n) d", h=heads))
     return torch.cat(out, 2)
 

@@ -9,9 +9,10 @@ which is one softmax over all that any branch sees, counted as often as it is se
 and 2.3. One branch has to be dense, or positions would be left that some head never sees.
 
 Fast form: heads that start at the same position keep the same ones, and these are a strided view; each such piece is one call of
-fused attention, which gives y_i and log D_i. Backward, with P = exp(score) / D over all branches' scores, a score's gradient is
-P (dy . v - dy . y), where both y and D are those of the sum: so each piece is one call of fused attention's own backward that
-is given those in place of the piece's, and the gradient through D_i is part of it.
+fused attention, or of its form for short sequences (ops/softmax_attention.py), which gives y_i and log D_i. Backward, with
+P = exp(score) / D over all branches' scores, a score's gradient is P (dy . v - dy . y), where both y and D are those of the sum:
+so each piece is one call of that attention's own backward that is given those in place of the piece's, and the gradient through
+D_i is part of it.
 
 A few positions that follow many meet all keys at once: the logarithm of how often a key is seen is added to its score.
 """
@@ -27,6 +28,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from architectures.ops.softmax_attention import attended, gradients, short
 from architectures.ops.watching import watchable
 
 ROWS = 64  # queries that meet all keys at once
@@ -181,7 +183,9 @@ def _placed(piece: Piece, part: Tensor, shape: torch.Size) -> Tensor:
 def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
     """Attention within segments, (batch, heads, segments, kept, width), and the logarithms of the denominators."""
     if q.device.type in FUSED:
-        y, log = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*map(_four, (q, k, v)), 0.0, causal)
+        four = _four(q), _four(k), _four(v)
+        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        y, log = attended(*four, causal=causal) if short(*four[:2]) else fused(*four, 0.0, causal)
         return y.reshape(q.shape), log.reshape(q.shape[:-1])
     scores = _scores(q, k, causal)
     log = scores.logsumexp(-1)
@@ -191,9 +195,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tens
 def _gradients(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, log: Tensor, *, causal: bool) -> list[Tensor]:
     """Those of queries, keys and values, for outputs and denominators that may be sums over more than this piece."""
     if q.device.type in FUSED:
-        given = [_four(x) for x in (grad, q, k, v, y)]
-        logs = log.reshape(given[0].shape[:3]).contiguous()  # its kernel takes them to be
-        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(*given, logs, 0.0, causal)
+        given = _four(grad), _four(q), _four(k), _four(v), _four(y)
+        logs = log.reshape(given[0].shape[:3]).contiguous()  # fused attention takes them to be
+        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        found = gradients(*given, logs, causal=causal) if short(*given[1:3]) else fused(*given, logs, 0.0, causal)
         return [x.reshape(q.shape) for x in found]
     powers = (_scores(q, k, causal) - log[..., None]).exp()
     to_scores = powers * (grad @ v.mT - (grad * y).sum(-1, keepdim=True)) / math.sqrt(q.shape[-1])
