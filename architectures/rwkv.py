@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from architectures.backbone import Backbone, Flops, SequenceMap, State, Tuning
+from architectures.ops.precision import few, quick_start
 from architectures.ops.silu import gated_silu
 from architectures.ops.token_shift import KEPT, ChannelMix, LowRank, Place, Values, moved, projection
 from architectures.ops.wkv import LOWEST, wkv4, wkv4_flops, wkv6, wkv6_flops
@@ -317,7 +318,8 @@ class RWKV(Backbone):
         return self.blocks(x)
 
     def stream(self, x: Values, state: State):
-        return self.blocks.stream(x, state)
+        with quick_start(few(x)):
+            return self.blocks.stream(x, state)
 
     def flops(self, length: int) -> Flops:
         return self.blocks.flops(length)

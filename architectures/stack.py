@@ -19,6 +19,7 @@ from architectures.backbone import Backbone, Flops, SequenceMap, State
 from architectures.ops import norm as norms
 from architectures.ops.experts import Experts
 from architectures.ops.gelu import gelu
+from architectures.ops.precision import few, quick_start
 from architectures.ops.silu import gated_silu
 
 NORM = 7  # pointwise operations of a norm, for each element
@@ -154,10 +155,11 @@ class Layers(Backbone):
 
     def stream(self, x: Float[Tensor, "batch length dim"], state: State):
         after = []
-        for layer, before in zip(self._maps, state, strict=True):
-            x, now = layer.stream(x, before)
-            after.append(now)
-        return self._closed(x), tuple(after)
+        with quick_start(few(x)):
+            for layer, before in zip(self._maps, state, strict=True):
+                x, now = layer.stream(x, before)
+                after.append(now)
+            return self._closed(x), tuple(after)
 
     def flops(self, length: int) -> Flops:
         total = Flops() if self.norm is None else Flops(pointwise=NORM * length * self.dim)

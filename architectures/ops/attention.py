@@ -21,12 +21,11 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from architectures.backbone import Flops, SequenceMap, State, Tuning
 from architectures.ops.bigbird import BigBird, bigbird, bigbird_pairs
 from architectures.ops.positions import alibi_slopes, distances, rotate, sinusoids
-from architectures.ops.softmax_attention import softmax_attention
+from architectures.ops.softmax_attention import fused, softmax_attention
 from architectures.ops.watching import watchable
 
 SOFTMAX = 5  # operations for each score
@@ -60,7 +59,7 @@ def shared(x: Tensor, heads: int) -> Tensor:
 
 def _lone(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """One query a head, which sees all keys: those that share keys are queries of one head, and no key is copied."""
-    return F.scaled_dot_product_attention(q.reshape(*k.shape[:2], -1, q.shape[3]), k, v).reshape(q.shape)
+    return fused(q.reshape(*k.shape[:2], -1, q.shape[3]), k, v).reshape(q.shape)
 
 
 @dataclass
@@ -137,7 +136,7 @@ def _biased(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int | None, b
         columns = reached(rows, total, causal, window)
         hidden = ~visible(rows, columns, causal, window, q.device)
         mask = bias(rows, columns).to(q.dtype).masked_fill(hidden, -math.inf)
-        out.append(F.scaled_dot_product_attention(part, k[:, :, columns], v[:, :, columns], attn_mask=mask))
+        out.append(fused(part, k[:, :, columns], v[:, :, columns], mask))
     return torch.cat(out, 2)
 
 

@@ -26,9 +26,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
-from architectures.ops.softmax_attention import attended, gradients, short
+from architectures.ops.softmax_attention import attended, fused, gradients, short
 from architectures.ops.watching import watchable
 
 ROWS = 64  # queries that meet all keys at once
@@ -53,7 +52,7 @@ def dilated_last(q: Heads, k: Earlier, v: Earlier, branches: Branches) -> Heads:
     for part in q.split(ROWS, 2):
         stop = start + part.shape[2]
         seen = _log_counts(start, stop, q.shape[1], branches, q.dtype, q.device)
-        out.append(F.scaled_dot_product_attention(part, k[:, :, :stop], v[:, :, :stop], attn_mask=seen))
+        out.append(fused(part, k[:, :, :stop], v[:, :, :stop], seen))
         start = stop
     return torch.cat(out, 2) if out[1:] else out[0]
 
@@ -184,8 +183,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tens
     """Attention within segments, (batch, heads, segments, kept, width), and the logarithms of the denominators."""
     if q.device.type in FUSED:
         four = _four(q), _four(k), _four(v)
-        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        y, log = attended(*four, causal=causal) if short(*four[:2]) else fused(*four, 0.0, causal)
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        y, log = attended(*four, causal=causal) if short(*four[:2]) else flash(*four, 0.0, causal)
         return y.reshape(q.shape), log.reshape(q.shape[:-1])
     scores = _scores(q, k, causal)
     log = scores.logsumexp(-1)
@@ -197,8 +196,8 @@ def _gradients(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, log: Te
     if q.device.type in FUSED:
         given = _four(grad), _four(q), _four(k), _four(v), _four(y)
         logs = log.reshape(given[0].shape[:3]).contiguous()  # fused attention takes them to be
-        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        found = gradients(*given, logs, causal=causal) if short(*given[1:3]) else fused(*given, logs, 0.0, causal)
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        found = gradients(*given, logs, causal=causal) if short(*given[1:3]) else flash(*given, logs, 0.0, causal)
         return [x.reshape(q.shape) for x in found]
     powers = (_scores(q, k, causal) - log[..., None]).exp()
     to_scores = powers * (grad @ v.mT - (grad * y).sum(-1, keepdim=True)) / math.sqrt(q.shape[-1])

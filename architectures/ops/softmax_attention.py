@@ -18,12 +18,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from architectures.ops import native
-from architectures.ops.precision import full_precision
+from architectures.ops.precision import full_precision, quick_start
 
 LOG2 = math.log(2)
 ROWS, TILE = 64, 2**20
 LONG = 1024  # keys from which on the fused form is as fast
-FEW = 16**3  # multiplications in a product up to which it is, as it then takes a library that begins faster
+LONE = 16  # queries up to which it is, with a quick start
+FEW = 16**3  # multiplications in a product up to which torch gives it a quick start itself
 
 Heads = Float[Tensor, "batch heads length width"]
 Keys = Float[Tensor, "batch heads total width"]
@@ -36,11 +37,17 @@ Seen = Bool[Tensor, "length total"]
 def softmax_attention(q: Heads, k: Keys, v: Values, *, causal: bool = False, seen: Seen | None = None) -> Found:
     """The queries are those of the last keys where it is causal; else each sees all keys, or those in its row of `seen`."""
     new, total = q.shape[2], k.shape[2]
-    if short(q, k) or (causal and new < total and products(q)):
+    if short(q, k) or (causal and LONE < new < total and products(q)):
         return native.call(_Products, q, k, v, causal, seen)
     if causal and new < total:
         seen, causal = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(total - new), False
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=causal)
+    return fused(q, k, v, seen, causal=causal)
+
+
+def fused(q: Heads, k: Keys, v: Values, mask: Tensor | None = None, *, causal: bool = False) -> Found:
+    """torch's own, whose products for few queries are small."""
+    with quick_start(q.is_cpu and q.shape[2] <= LONE):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
 def products(q: Tensor) -> bool:
@@ -50,7 +57,8 @@ def products(q: Tensor) -> bool:
 
 def short(q: Heads, k: Keys) -> bool:
     """Whether it is as well for so many keys."""
-    return k.shape[2] < LONG and q.shape[2] * k.shape[2] * q.shape[3] > FEW and products(q)
+    new, total, width = q.shape[2], k.shape[2], q.shape[3]
+    return new > LONE and total < LONG and new * total * width > FEW and products(q)
 
 
 def attended(q: Heads, k: Keys, v: Values, *, causal: bool, seen: Seen | None = None) -> tuple[Found, Rows]:
