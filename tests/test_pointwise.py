@@ -1,4 +1,4 @@
-"""RMS norm, gates and short convolutions against their definitions and torch's own, compiled and in tensors."""
+"""RMS norm, gates, rotations and short convolutions against their definitions and torch's own, compiled and in tensors."""
 
 import pytest
 import torch
@@ -7,9 +7,10 @@ from torch.nn import functional as F
 
 from architectures.backbone import Flops
 from architectures.ops import gelu as gelu_module
-from architectures.ops import native, norm, silu
+from architectures.ops import native, norm, positions, silu
 from architectures.ops.gelu import gelu, gelu_definition
 from architectures.ops.norm import InstanceNorm, RMSNorm, rms_norm, rms_norm_definition
+from architectures.ops.positions import rotate
 from architectures.ops.short_convolution import ShortConvolution, short_convolution, short_convolution_definition
 from architectures.ops.silu import flat, gated_silu, gated_silu_definition
 from lab.laws.subject import noise
@@ -22,7 +23,7 @@ def form(request, monkeypatch):
         monkeypatch.setattr(native, "kernels", lambda *_: None)
     elif native.kernels("norm", torch.zeros(1)) is None:
         pytest.skip("numba is not installed")
-    for op in (norm, silu, gelu_module):
+    for op in (norm, silu, gelu_module, positions):
         monkeypatch.setattr(op, "SMALLEST", 1)
     return request.param
 
@@ -196,3 +197,26 @@ def test_gelu_of_extremes(form):
     torch.testing.assert_close(y, nn.functional.gelu(x, approximate="tanh"), rtol=1e-6, atol=1e-10)
     (slope,) = torch.autograd.grad(y.sum(), x)
     torch.testing.assert_close(slope, torch.tensor([0.0, 0, 0.5, 0.5, 0.5, 1, 1]), rtol=1e-6, atol=1e-10)
+
+
+def turned(x, start):
+    """Pairs of channels as complex numbers, at their places on the unit circle."""
+    half = x.shape[-1] // 2
+    place = torch.arange(start, start + x.shape[2], dtype=torch.float64)[:, None]
+    angle = place * 10_000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+    y = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat([y.real, y.imag], -1)
+
+
+@pytest.mark.parametrize("start", [0, 5, -7])
+def test_rotations_turn_pairs(form, start):
+    """Heads that lie apart, some of them left out, a batch of one sequence for all, positions in any order of memory."""
+    x = doubles(2, 9, 5, 6)
+    for view in (
+        lambda x: x,
+        lambda x: x.transpose(1, 2)[:, :3],
+        lambda x: x[:1].expand(3, -1, -1, -1),
+        lambda x: x.flip(3).mT.contiguous().mT,
+        lambda x: x[:, :, :0],
+    ):
+        same(lambda x, view=view: rotate(view(x), start), lambda x, view=view: turned(view(x), start), x)

@@ -1,14 +1,20 @@
 """Where order comes from: rotations, sinusoids, ALiBi's slopes and Transformer-XL's scores of distances.
 
 Sines and cosines are those of p * 10000^(-2m/dim) at position p, taken in float64; all layers and steps share their tables.
+Rotations are one compiled pass over memory (ops/kernels/rotation.py), without gradients or from `SMALLEST` numbers on.
 """
 
 from functools import lru_cache
+from types import ModuleType
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from architectures.ops import native
+
+SMALLEST = 2**15
 LONGEST = 1 << 20
 """Positions in a table; farther ones are made each time, so that a long sequence takes no more memory than a short one."""
 
@@ -16,9 +22,34 @@ LONGEST = 1 << 20
 def rotate(x: Float[Tensor, "*batch length dim"], start: int) -> Float[Tensor, "*batch length dim"]:
     """Turn the pair (x[m], x[m + dim/2]) at position p by the angle p * 10000^(-2m/dim); the first position is `start`."""
     sin, cos = _waves(start, start + x.shape[-2], x.shape[-1], x)
+    if x.ndim == 4 and (x.numel() >= SMALLEST or not torch.is_grad_enabled()) and (found := native.kernels("rotation", x)):
+        return native.call(_Kernel, found, x, sin, cos)
     first, second = x.chunk(2, -1)
     turned = torch.cat([torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(first * sin, second, cos)], -1)
     return turned if turned.stride(-1) == 1 else turned.contiguous()  # fused attention asks for it; heads two wide may lack it
+
+
+class _Kernel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, kernels: ModuleType, x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.kernels = kernels
+        ctx.save_for_backward(sin, cos)
+        return _turned(kernels, x, sin, cos, 1.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        sin, cos = ctx.saved_tensors
+        return None, _turned(ctx.kernels, grad, sin, cos, -1.0), None, None
+
+
+def _turned(kernels: ModuleType, x: Tensor, sin: Tensor, cos: Tensor, sense: float) -> Tensor:
+    x = x if x.stride(3) == 1 else x.contiguous()
+    reach = 1 + sum((size - 1) * step for size, step in zip(x.shape, x.stride(), strict=True))
+    flat, y = x.as_strided((max(reach, 0),), (1,)), x.new_empty(x.shape)
+    sequences, heads, positions, _ = x.stride()
+    native.run(kernels.turn, x.shape[:2].numel(), x.shape[1], sequences, heads, positions, sense, flat, sin, cos, y.flatten(0, 1))
+    return y
 
 
 def sinusoids(start: int, stop: int, like: Float[Tensor, "*any dim"]) -> Float[Tensor, "length dim"]:
