@@ -24,13 +24,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from architectures.backbone import Flops, SequenceMap, State, Tuning
 from architectures.ops.linear_attention import linear_attention, linear_attention_flops, step_bias
 from architectures.ops.norm import RMSNorm
 from architectures.ops.precision import full_precision
 from architectures.ops.remember import Remembered
-from architectures.ops.selective_scan import selective_scan, selective_scan_flops, selective_step
+from architectures.ops.selective_scan import selective_scan, selective_scan_flops, selective_step, softplus
 from architectures.ops.short_convolution import ShortConvolution
 from architectures.ops.silu import gated_silu
 from architectures.stack import NORM, Mixer, Stack, both_ways
@@ -73,11 +74,15 @@ class Selective(SequenceMap):
         if step := selective_step(u, raw, self.delta.bias, A, B, C, self.D, z, h):
             y, h = step
             return self.out(y), (recent, h)
-        delta = F.softplus(raw.to(h.dtype) + self.delta.bias)
+        delta = softplus(raw.to(h.dtype) + self.delta.bias)
         u = u.to(h.dtype)
         with full_precision(h):
             y, h = selective_scan(u, delta, A, B.to(h.dtype), C.to(h.dtype), h)
-        return self.out(gated_silu(torch.addcmul(y, self.D, u), z)), (recent, h)
+        y = checkpoint(self._read, y, u, z, use_reentrant=False, preserve_rng_state=False)  # what it makes is not kept
+        return y, (recent, h)
+
+    def _read(self, y: Tensor, u: Tensor, z: Tensor) -> Tensor:
+        return self.out(gated_silu(torch.addcmul(y, self.D, u), z))
 
     def flops(self, length: int) -> Flops:
         inner = 2 * self.dim

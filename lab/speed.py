@@ -8,6 +8,7 @@ write, and what AdamW does, at the rate of a large copy; both rates are measured
 one measured: a stack that did nothing else, and overlapped nothing, would have 1.
 """
 
+import importlib
 import importlib.util
 import math
 import multiprocessing
@@ -75,6 +76,8 @@ class Stand:
         """
         if self.tuned:
             machine.tune()
+        with suppress(ImportError):
+            importlib.import_module("numba")  # or its own memory would be that of the first step
         torch.set_num_threads(self.threads)
         torch.manual_seed(0)
         file, _, name = self.stack.partition(":")

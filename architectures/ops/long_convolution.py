@@ -13,7 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from architectures.backbone import Flops
+from architectures.ops import native
 
+SMALLEST = 2**17
 SLAB = 2**21  # numbers of a slab, which a cache should hold
 
 
@@ -63,9 +65,12 @@ class _LongConvolution(torch.autograd.Function):
 
 
 def _turned(x: Tensor) -> Tensor:
-    """The last two axes the other way round, sequence by sequence: torch is quick at turning a whole matrix only."""
-    turned = x.new_empty(x.shape[0], x.shape[2], x.shape[1])
-    for out, sequence in zip(turned, x.contiguous(), strict=True):
+    """The last two axes the other way round; without a kernel sequence by sequence, as torch is quick at a whole matrix only."""
+    x, turned = x.contiguous(), x.new_empty(x.shape[0], x.shape[2], x.shape[1])
+    if x.numel() >= SMALLEST and (kernels := native.kernels("turning", x)):
+        native.run(kernels.turn, len(x) * -(-x.shape[1] // kernels.BLOCK), x, turned)
+        return turned
+    for out, sequence in zip(turned, x, strict=True):
         out.copy_(sequence.T)
     return turned
 

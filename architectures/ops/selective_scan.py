@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from architectures.backbone import Flops
 from architectures.ops import native
@@ -62,9 +63,28 @@ def selective_scan_definition(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C:
     return torch.stack(out, 1), state
 
 
+def softplus(x: Channels) -> Channels:
+    """log(1 + exp x), of which only the result is kept: the scan needs it anyhow."""
+    return native.call(_Softplus, x)
+
+
 def selective_scan_flops(length: int, channels: int, states: int) -> Flops:
     """Contraction: reading h. Mixing: delta A, exp, the product with B and a multiply-add for each state; delta x."""
     return Flops(contraction=2 * channels * states, mixing=5 * channels * states + channels) * length
+
+
+class _Softplus(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        y = F.softplus(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (y,) = ctx.saved_tensors
+        return -grad * torch.expm1(-y)
 
 
 class _Chunks(torch.autograd.Function):
