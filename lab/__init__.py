@@ -6,8 +6,11 @@ frame, curves = lab.results("results"), lab.curves("results")
 print(lab.check("transformer"))
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from lab.waiting import wait_briefly
 
 if TYPE_CHECKING:
     from lab import analysis as analysis
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from lab.comparison import compare as compare
     from lab.conformance import check as check
 
+if "torch" not in sys.modules:
+    wait_briefly()
 __version__ = "0.1.0"
 _HOMES = {
     "compare": "lab.comparison",

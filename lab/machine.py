@@ -15,22 +15,26 @@ from typing import Any
 import torch
 
 from lab.errors import UsageError
+from lab.waiting import SPIN, TURNS, UNTUNED
 
 _PACKAGES = ("sequence-lab", "torch", "lightning", "numpy", "numba", "fla-core", "torchmetrics", "einops")
-UNTUNED = "LAB_UNTUNED"
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
 @cache
 def tune() -> dict[str, Any]:
-    """Set this process up for speed, once, and say what was set.
+    """Set this process up for speed, once, and say what was set, here and when torch was loaded (lab/waiting.py).
 
     malloc keeps freed blocks, where it is glibc's: returning and faulting in large tensors costs up to half of a training
     step. Matrix products may use oneDNN's float32 kernels, if on this machine they are as exact as float32 can be (on a
     processor with bfloat16 matrix units the same switch rounds, and is left alone). `UNTUNED` in the environment leaves all
     as it is.
     """
-    done: dict[str, Any] = {"malloc_keeps_blocks": False, "matmul_precision": torch.get_float32_matmul_precision()}
+    done: dict[str, Any] = {
+        "malloc_keeps_blocks": False,
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "threads_wait_briefly": os.environ.get(SPIN) == TURNS,
+    }
     if os.environ.get(UNTUNED):
         return done
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":

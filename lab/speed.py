@@ -33,6 +33,7 @@ from lab import machine, optimizers, plugins
 from lab.counter import Counter
 from lab.errors import UsageError, is_file, place, reason
 from lab.recomputing import recompute
+from lab.waiting import started_as_it_comes
 
 WARM_UP = 2
 PATIENCE = 30.0
@@ -275,7 +276,8 @@ def _take_turns(stands: Sequence[Stand], batch: int, length: int, rounds: int) -
     lines: list[Connection] = []
     for stand in stands:
         ours, its = context.Pipe()
-        context.Process(target=_stand, args=(its, stand, batch, length), daemon=True).start()
+        with started_as_it_comes(not stand.tuned):
+            context.Process(target=_stand, args=(its, stand, batch, length), daemon=True).start()
         its.close()
         lines.append(ours)
     for round_ in range(WARM_UP + rounds):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from lab.errors import UsageError
+from lab.waiting import UNTUNED, wait_briefly
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -49,7 +50,8 @@ class Training:
     results
         Folder of the runs.
     tuned
-        Use the lab's process settings (memory that is kept, exact fast products); --untuned leaves processes as they come.
+        Use the lab's process settings (memory that is kept, exact fast products, threads that wait briefly); --untuned leaves
+        processes as they come.
     yes
         Begin also what needs more than half of the memory there is.
     """
@@ -67,11 +69,12 @@ class Training:
 
     def planner(self) -> "Planner":
         """The planner that these flags describe, for models of the usual shape."""
-        from lab import machine, presets
+        if not self.tuned:
+            wait_briefly(False)  # before torch is loaded
+            os.environ[UNTUNED] = "1"  # workers inherit it
+        from lab import presets
         from lab.planning import Planner
 
-        if not self.tuned:
-            os.environ[machine.UNTUNED] = "1"  # workers inherit it
         add_plugins(self.plugin)
         if self.lr is not None and not 0 < self.lr <= 1:
             raise UsageError(f"--lr {self.lr}: must be above 0 and at most 1")

@@ -24,12 +24,13 @@ from lab.engines.child import Event, Orders, cores, ended
 from lab.engines.node import Session, carry_out, source
 from lab.errors import UsageError
 from lab.run import Spec, Store, write_durably
+from lab.waiting import UNTUNED
 
 OBJECT_STORE = 128 << 20
 """Bytes of shared memory for what tasks return; the files of a run are small."""
 IN_FLIGHT = 2
 """Tasks handed to Ray for each core that it has, so that no core waits and thousands of runs do not queue there."""
-INHERITED = ("LAB_UNTUNED",)
+INHERITED = (UNTUNED,)
 
 
 def check(address: str) -> None:
