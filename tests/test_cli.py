@@ -113,17 +113,15 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys,
     ],
 )
 def test_threads_wait_briefly_unless_someone_chose_otherwise(first, chosen, expected):
-    """It is read when torch is loaded, and the record says what it was then."""
-    code = (
-        f"import {first}, json, os; from lab.machine import tune; print(json.dumps([os.environ.get('GOMP_SPINCOUNT'), tune()]))"
-    )
+    """It is read when torch is loaded."""
+    code = f"import {first}, os; print(os.environ.get('GOMP_SPINCOUNT'))"
     plain = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     done = subprocess.run([sys.executable, "-c", code], env=plain | chosen, capture_output=True, text=True, check=True)
-    found, process = json.loads(done.stdout)
-    assert (found, process["threads_wait_briefly"]) == (expected, expected == "10000")
+    assert done.stdout.strip() == str(expected)
 
 
 def test_a_run_that_is_not_tuned_leaves_threads_alone(tmp_path):
+    """Records say which."""
     argv = ["run", "--architecture", "linear_rnn", "--task", "recall", "--budget", "1e7", "--dim", "8", "--depth", "1"]
     plain = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     for more, briefly in ([], True), (["--untuned", "--restart"], False):

@@ -108,6 +108,23 @@ def test_kernels_are_as_exact_as_their_dtype(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_kernels_run_in_float32_under_autocast(kind):
+    """Whatever the precision of what they read, the states are those that float32 has, to the last bit, and so are gradients."""
+    if native.kernels("gates", torch.zeros(1)) is None:
+        pytest.skip("numba is not installed")
+    cells, fast, _, x, state = one_layer(kind, 2, 50, 16, torch.float32)
+    narrow = x.detach().bfloat16().requires_grad_()
+    want = values_and_gradients(fast, cells, narrow.detach().float().requires_grad_(), state)
+
+    def under_autocast(*given):
+        with torch.autocast("cpu", torch.bfloat16):
+            return fast(*given)
+
+    for a, b in zip(values_and_gradients(under_autocast, cells, narrow, state), want, strict=True):
+        assert torch.equal(a, b.to(a.dtype))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_sequence_has_the_same_states_in_any_company(kind):
     """To the last bit, forward and backward, however many sequences share the weights and on however many threads."""
     cells, fast, _, x, state = one_layer(kind, 7, 20, 24, torch.float32)

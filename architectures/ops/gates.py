@@ -5,9 +5,9 @@
           h[t] = n + z * (h[t-1] - n)
 
 Fast form: W x of all positions and the gradients of all weights are a few large matrix products, and a compiled kernel goes
-through time with U (ops/kernels/gates.py). It runs from `SHORTEST` positions on, and for an LSTM where fewer than `ROWS`
-sequences leave torch's own without work for its vectors and U, up to a width of `WIDEST`, stays in the second cache. Elsewhere,
-for widths that eight does not divide, under autocast and where there are no kernels, torch's own runs. Measured at width 128
+through time with U (ops/kernels/gates.py), under autocast in float32. It runs from `SHORTEST` positions on, and for an LSTM where
+fewer than `ROWS` sequences leave torch's own without work for its vectors and U, up to a width of `WIDEST`, stays in the second
+cache. Elsewhere, for widths that eight does not divide and where there are no kernels, torch's own runs. Measured at width 128
 on one thread, the GRU is 1.6 times as fast as torch's for many sequences and 16 times for one, the LSTM 1.1 times for one. The
 number of threads has no say in which of them runs.
 """
@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from architectures.ops import native
+from architectures.ops.precision import full_precision
 
 SHORTEST, WIDEST = 8, 256
 ROWS = 4
@@ -53,19 +54,23 @@ def initialise_gates(recurrence: nn.LSTM | nn.GRU) -> None:
 
 def lstm(cells: nn.LSTM, x: Sequence, state: tuple[Cells, Cells]) -> tuple[Sequence, tuple[Cells, Cells]]:
     """All h[t] after a state (h, c), and the state after them."""
-    kernels = _kernels(cells, x, *state)
+    wide = x.to(state[0].dtype)
+    kernels = _kernels(cells, wide, *state)
     if kernels is None:
         return cells(x, state) if x.shape[1] and not _shapes_alone(x) else (x, state)
-    h, c = _LSTM.apply(kernels, x, *cells.all_weights[0], state[0][0], state[1][0])  # pyright: ignore[reportGeneralTypeIssues]
+    with full_precision(x):
+        h, c = _LSTM.apply(kernels, wide, *cells.all_weights[0], state[0][0], state[1][0])  # pyright: ignore[reportGeneralTypeIssues]
     return h, (h[:, -1][None], c[None])
 
 
 def gru(cells: nn.GRU, x: Sequence, state: Cells) -> tuple[Sequence, Cells]:
     """All h[t] after a state h, and the state after them."""
-    kernels = _kernels(cells, x, state)
+    wide = x.to(state.dtype)
+    kernels = _kernels(cells, wide, state)
     if kernels is None:
         return cells(x, state) if x.shape[1] and not _shapes_alone(x) else (x, state)
-    h: Tensor = _GRU.apply(kernels, x, *cells.all_weights[0], state[0])  # pyright: ignore[reportAssignmentType]
+    with full_precision(x):
+        h: Tensor = _GRU.apply(kernels, wide, *cells.all_weights[0], state[0])  # pyright: ignore[reportAssignmentType]
     return h, h[:, -1][None]
 
 
@@ -103,7 +108,7 @@ def _kernels(cells: nn.LSTM | nn.GRU, x: Tensor, *state: Tensor) -> ModuleType |
     kernels = native.kernels("gates", x, *state, *cells.all_weights[0])
     dim = cells.hidden_size
     torchs = isinstance(cells, nn.LSTM) and (dim > WIDEST or len(x) >= ROWS)
-    if kernels is None or not x.shape[0] or x.shape[1] < SHORTEST or torchs or dim % 8 or torch.is_autocast_enabled("cpu"):
+    if kernels is None or not x.shape[0] or x.shape[1] < SHORTEST or torchs or dim % 8:
         return None
     return kernels
 
