@@ -126,7 +126,9 @@ def test_kernels_run_in_float32_under_autocast(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sequence_has_the_same_states_in_any_company(kind):
-    """To the last bit, forward and backward, however many sequences share the weights and on however many threads."""
+    """To the last bit, forward and backward through time, however many sequences share the weights and on however many threads.
+    Products that end in the gradients of inputs and weights are a library's, which may add up in another order.
+    """
     cells, fast, _, x, state = one_layer(kind, 7, 20, 24, torch.float32)
     first = values_and_gradients(fast, cells, x, state)
     torch.set_num_threads(3)
@@ -134,8 +136,10 @@ def test_a_sequence_has_the_same_states_in_any_company(kind):
         second = values_and_gradients(fast, cells, x, state)
     finally:
         torch.set_num_threads(1)
-    for a, b in zip(first, second, strict=True):
-        assert torch.equal(a, b)
+    parts = 2 if kind == "lstm" else 1
+    through_time = {*range(1 + parts), *range(2 + parts, 2 + 2 * parts)}  # h, the last state, and the gradient of the first
+    for i, (a, b) in enumerate(zip(first, second, strict=True)):
+        assert torch.equal(a, b) if i in through_time else (a - b).norm() <= 1e-6 * b.norm()
     for n in range(7):
         start = tuple(s[:, n : n + 1] for s in state) if kind == "lstm" else state[:, n : n + 1]
         close(fast(cells, x[n : n + 1], start)[0], first[0][n : n + 1], 1e-6)

@@ -134,11 +134,12 @@ def test_few_numbers_are_streamed_with_a_quick_start(batch, inside, monkeypatch)
         raise LookupError
 
     monkeypatch.setattr(backbone.layers[0], "stream", telling)
+    before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.no_grad(), pytest.raises(LookupError):
             backbone.step(noise(batch, 16), backbone.init_state(batch))
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
-        torch.set_float32_matmul_precision("highest")
+        torch.set_float32_matmul_precision(before)
     assert found == [inside]
