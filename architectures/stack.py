@@ -121,7 +121,7 @@ class Residual(SequenceMap):
 
     def dropped(self, y: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
         """What a branch adds, after dropout in training."""
-        return F.dropout(y, self.dropout, self.training)
+        return F.dropout(y, self.dropout) if self.dropout and self.training else y
 
     def flops(self, length: int) -> Flops:
         return self.inner.flops(length) + Flops(pointwise=(NORM + 1) * length * self.norm.get_parameter("weight").numel())

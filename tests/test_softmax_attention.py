@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from architectures.ops import softmax_attention
 from architectures.ops.attention import attend_definition
-from architectures.ops.softmax_attention import attended, gradients, short
+from architectures.ops.softmax_attention import FAR, attended, gradients, short
 from lab import plugins
 from lab.counter import Counter
 from lab.laws.subject import noise
@@ -121,6 +121,33 @@ def test_long_and_tiny_sequences_take_the_fused_form():
     assert short(*drawn(32, 32)[:2])
     tensors = drawn(50, 1100, batch=1, heads=2)
     torch.testing.assert_close(asked(*tensors, "causal"), by_definition(*tensors, "causal"), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("total", [FAR, FAR + 1, FAR + 163])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_query_meets_many_keys_in_a_kernel(total, dtype, monkeypatch):
+    """The largest scores come first, last, and in between; keys and values lie in buffers that are longer than they."""
+    pytest.importorskip("numba")
+    monkeypatch.setattr(softmax_attention, "fused", None)
+    q, k, v = (x.detach() for x in drawn(1, total + 50, dtype=dtype))
+    k, v = k[:, :, :total], v[:, :, :total]
+    for loud in (None, 0, 63, 64, total // 2, total - 1):
+        keys = k if loud is None else k.index_copy(2, torch.tensor([loud]), 20 * q)
+        with torch.no_grad():
+            found = asked(q, keys, v, "full")
+        exact = by_definition(q.double(), keys.double(), v.double(), "full")
+        torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-6)
+
+
+def test_one_query_beyond_numbers_is_no_number():
+    pytest.importorskip("numba")
+    q, k, v = (x.detach() for x in drawn(1, FAR, dtype=torch.float32))
+    k[0, 0, -3], k[1, 1, :64] = math.nan, -math.inf * q[1, 1].sign()
+    with torch.no_grad():
+        found = asked(q, k, v, "full")
+    assert found[0, 0].isnan().all()
+    torch.testing.assert_close(found[1, 1], by_definition(q, k[:, :, 64:], v[:, :, 64:], "full")[1, 1], rtol=0, atol=1e-6)
+    assert found.isfinite().sum() == found.numel() - found[0, 0].numel()
 
 
 @pytest.mark.parametrize(("batch", "inside"), [(1, "highest"), (200, "medium")])

@@ -59,7 +59,7 @@ def shared(x: Tensor, heads: int) -> Tensor:
 
 def _lone(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """One query a head, which sees all keys: those that share keys are queries of one head, and no key is copied."""
-    return fused(q.reshape(*k.shape[:2], -1, q.shape[3]), k, v).reshape(q.shape)
+    return softmax_attention(q.reshape(*k.shape[:2], -1, q.shape[3]), k, v).reshape(q.shape)
 
 
 @dataclass

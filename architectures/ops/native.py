@@ -68,6 +68,12 @@ def run(kernel: Kernel, items: int, *arguments: Tensor | float) -> None:
         other.result()
 
 
+def flat(x: Tensor) -> Tensor:
+    """All numbers from the first of x to its last, along which its strides count."""
+    reach = 1 + sum((size - 1) * step for size, step in zip(x.shape, x.stride(), strict=True))
+    return x.as_strided((max(reach, 0),), (1,))
+
+
 def _view(x: Tensor) -> np.ndarray:
     """As `x.numpy()`, after which a storage keeps its size for ever; that of a weight that processes share does not."""
     return np.from_dlpack(x.detach())

@@ -59,8 +59,9 @@ class _Kernel(torch.autograd.Function):
     @staticmethod
     def forward(ctx, kernels: ModuleType, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = x.contiguous(), weight.contiguous()
-        rows, y = x.view(-1, x.shape[-1]), torch.empty_like(x)
-        native.run(kernels.forward, -(-len(rows) // ROWS), ROWS, eps, rows, weight, y.view_as(rows))
+        y, width = torch.empty_like(x), x.shape[-1]
+        items = -(-x.numel() // (ROWS * width))
+        native.run(kernels.forward, items, ROWS, eps, x.view(-1, width), weight, y.view(-1, width))
         ctx.kernels, ctx.eps = kernels, eps
         ctx.save_for_backward(x, weight)
         return y

@@ -45,10 +45,10 @@ class _Kernel(torch.autograd.Function):
 
 def _turned(kernels: ModuleType, x: Tensor, sin: Tensor, cos: Tensor, sense: float) -> Tensor:
     x = x if x.stride(3) == 1 else x.contiguous()
-    reach = 1 + sum((size - 1) * step for size, step in zip(x.shape, x.stride(), strict=True))
-    flat, y = x.as_strided((max(reach, 0),), (1,)), x.new_empty(x.shape)
     sequences, heads, positions, _ = x.stride()
-    native.run(kernels.turn, x.shape[:2].numel(), x.shape[1], sequences, heads, positions, sense, flat, sin, cos, y.flatten(0, 1))
+    items, y = x.shape[:2].numel(), x.new_empty(x.shape)
+    given = native.flat(x), sin, cos, y.flatten(0, 1)
+    native.run(kernels.turn, items, x.shape[1], sequences, heads, positions, sense, *given)
     return y
 
 

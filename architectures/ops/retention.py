@@ -23,8 +23,7 @@ def retention_step(
     """y and the next S, or None where gradients are asked for or kernels cannot take these tensors."""
     if torch.is_grad_enabled() or (kernels := native.kernels("retention", q, k, v, decay, angle, state)) is None:
         return None
-    y, last = v.new_empty(v.shape), state.clone(memory_format=torch.contiguous_format)
-    scale = 1 / math.sqrt(k.shape[3])
-    given = (x.contiguous() for x in (q, k, v, angle, decay))
-    native.run(kernels.forward, len(v) * v.shape[2], scale, *given, y, last)
-    return y, last
+    y, after, scale = v.new_empty(v.shape), state.new_empty(state.shape), 1 / math.sqrt(k.shape[3])
+    given = (x.contiguous() for x in (q, k, v, angle, decay, state))
+    native.run(kernels.forward, len(v) * v.shape[2], scale, *given, y, after)
+    return y, after

@@ -6,10 +6,13 @@
 With some hundred keys the fused form takes two to nine times as long there as these products. `TILE` scores are held
 at a time, of `ROWS` queries of as many sequences as fit, and nothing of that size is kept: the way back makes P again. Powers are
 those of two, which torch is four times as quick at, of S / log 2. Numbers narrower than float32 are taken in float32.
+
+One query that meets more keys than a cache holds, as in decoding, is a kernel (ops/kernels/softmax_attention.py): half the time.
 """
 
 import math
 from collections.abc import Iterator
+from types import ModuleType
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,6 +28,7 @@ ROWS, TILE = 64, 2**20
 LONG = 1024  # keys from which on the fused form is as fast
 LONE = 16  # queries up to which it is, with a quick start
 FEW = 16**3  # multiplications in a product up to which torch gives it a quick start itself
+FAR = 2048  # keys from which on one query is a kernel
 
 Heads = Float[Tensor, "batch heads length width"]
 Keys = Float[Tensor, "batch heads total width"]
@@ -39,6 +43,9 @@ def softmax_attention(q: Heads, k: Keys, v: Values, *, causal: bool = False, see
     new, total = q.shape[2], k.shape[2]
     if short(q, k) or (causal and LONE < new < total and products(q)):
         return native.call(_Products, q, k, v, causal, seen)
+    far = new == 1 and total >= FAR and seen is None and not torch.is_grad_enabled()
+    if far and (found := native.kernels("softmax_attention", q, k, v)):
+        return _one_query(found, q, k, v)
     if causal and new < total:
         seen, causal = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(total - new), False
     return fused(q, k, v, seen, causal=causal)
@@ -48,6 +55,15 @@ def fused(q: Heads, k: Keys, v: Values, mask: Tensor | None = None, *, causal: b
     """torch's own, whose products for few queries are small."""
     with quick_start(q.is_cpu and q.shape[2] <= LONE):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+
+
+def _one_query(kernels: ModuleType, q: Heads, k: Keys, v: Values) -> Found:
+    heads, total, y = k.shape[1], k.shape[2], q.new_empty(*q.shape[:3], v.shape[3])
+    k, v = (x if x.stride()[2:] == (x.shape[3], 1) else x.contiguous() for x in (k, v))
+    steps = *k.stride()[:2], *v.stride()[:2]
+    given = q.contiguous().flatten(0, 1), native.flat(k), native.flat(v), y.flatten(0, 1)
+    native.run(kernels.forward, len(q) * heads, heads, total, 1 / math.sqrt(q.shape[3]), *steps, *given)
+    return y
 
 
 def products(q: Tensor) -> bool:
