@@ -41,6 +41,8 @@ PATIENCE = 30.0
 DECODED = 50
 PIECE = 4096
 """Positions that are streamed at once on the way to the one whose decoding is timed."""
+COUNTED = 16384
+"""Positions of a sequence up to which operations are counted as they happen."""
 USUAL = 1024
 """Positions of a sequence that others are set against."""
 ADAM_BYTES = 7 * 4
@@ -343,8 +345,19 @@ def _step(stack: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, stand: 
 def _about(stack: nn.Module, batch: int, length: int, stand: Stand) -> dict[str, int]:
     """Parameters, and what a step cannot do without: the operations and bytes of its contractions.
 
-    They are counted of one sequence and, where there are more, of two: what these add is what each one after them adds. What is
-    computed a second time could be done without.
+    Beyond `COUNTED` positions, where counting would take far more memory and time than the step, they are continued from
+    shorter sequences as a parabola. That is exact where each position costs the same or meets all others.
+    """
+    at = [length] if length <= COUNTED else [COUNTED // 4, COUNTED // 2, COUNTED]
+    counts = [_contractions(stack, batch, each, stand) for each in at]
+    flops, moved = (round(_parabola(at, values, length)) for values in zip(*counts, strict=True))
+    parameters = sum(p.numel() for p in stack.parameters())
+    return {"parameters": parameters, "flops": flops, "bytes": moved + ADAM_BYTES * parameters}
+
+
+def _contractions(stack: nn.Module, batch: int, length: int, stand: Stand) -> tuple[int, int]:
+    """Operations and bytes, counted of one sequence and, where there are more, of two: what these add is what each one after
+    them adds. What is computed a second time could be done without.
     """
     counts = []
     for size in range(1, min(batch, 2) + 1):
@@ -356,10 +369,15 @@ def _about(stack: nn.Module, batch: int, length: int, stand: Stand) -> dict[str,
                 stack(x)
         counts.append((counter.contraction - second.contraction, counter.moved - second.moved))
     (flops, moved), last = counts[0], counts[-1]
-    flops += (batch - 1) * (last[0] - flops)
-    moved += (batch - 1) * (last[1] - moved)
-    parameters = sum(p.numel() for p in stack.parameters())
-    return {"parameters": parameters, "flops": flops, "bytes": moved + ADAM_BYTES * parameters}
+    return flops + (batch - 1) * (last[0] - flops), moved + (batch - 1) * (last[1] - moved)
+
+
+def _parabola(at: Sequence[int], values: Sequence[int], where: int) -> float:
+    """That through these values, or the one value that there is (Lagrange's form)."""
+    return sum(
+        value * math.prod((where - other) / (here - other) for other in at if other != here)
+        for here, value in zip(at, values, strict=True)
+    )
 
 
 def _measure_rates(stand: Stand) -> dict[str, float]:

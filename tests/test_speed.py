@@ -120,6 +120,15 @@ def test_the_limit_is_what_products_compute_and_move():
     assert about["parameters"] == weights
 
 
+@pytest.mark.parametrize("name", ["transformer", "linear_rnn", "mamba:version=2", "gru"])
+def test_operations_of_long_sequences_are_continued_from_shorter_ones(name, monkeypatch):
+    stand = speed.Stand(name, dim=16, depth=1)
+    stack = stand.build()
+    counted = speed._about(stack, 1, 1024, stand)
+    monkeypatch.setattr(speed, "COUNTED", 512)
+    assert speed._about(stack, 1, 1024, stand) == counted
+
+
 def test_bytes_are_counted_once_for_each_operand():
     with Counter() as counter:
         torch.zeros(3, 5) @ torch.zeros(5, 7) + 1
