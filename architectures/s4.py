@@ -10,9 +10,10 @@ B is sqrt(2n+1) in the basis of LegS (twice what S4D's theorem 3 has), else 1. W
 learning rate and without weight decay: the 0.001 to 0.01 of the papers' recipes for text and retrieval.
 
 `forward` forms the kernel for the length at hand, S4's from Cauchy products and the Woodbury identity
-(architectures/ops/cauchy.py), S4D's as a Vandermonde product, adds D to its first value and multiplies in Fourier space. `stream`
-runs the recurrence from a state in chunks (architectures/ops/convolution.py). Both are exact at every length, as C trains
-itself and not C (1 - A^L).
+(architectures/ops/cauchy.py), S4D's as a Vandermonde product, adds D to its first value and multiplies in Fourier space: the
+fewest operations, which `flops` declares. `stream` runs the recurrence from a state in chunks (architectures/ops/convolution.py),
+and so does `forward` of long sequences on a CPU, where matrix products of several times the operations take less time. Both are
+exact at every length, as C trains itself and not C (1 - A^L).
 
 Departures: the layer sits in the shared pre-norm block, where mlp=none leaves out the channel mixer as the papers do.
 """
@@ -26,14 +27,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from architectures.backbone import Flops, SequenceMap, State, Tuning
+from architectures.ops import native
 from architectures.ops.cauchy import dplr_kernel, dplr_kernel_flops
 from architectures.ops.convolution import System, diagonal_kernel, diagonal_kernel_flops, state_space
 from architectures.ops.hippo import Complexes, Reals, diagonal_bilinear, diagonal_zoh, dplr_bilinear, legs_normal
 from architectures.ops.long_convolution import long_convolution, long_convolution_flops
 from architectures.ops.precision import full_precision
+from architectures.ops.remember import Remembered
 from architectures.stack import Mixer, Norm, Stack, both_ways, branch_norm
 
 GELU = 8
@@ -60,6 +62,8 @@ class Diagonal(SequenceMap):
     """S4D with its gated output; the state is x of each channel."""
 
     tuned: ClassVar[Mapping[str, Tuning]] = dict.fromkeys(("log_dt", "log_decay", "frequency", "B"), SLOW)
+    long: ClassVar[int] = 2048
+    """Positions from which on a CPU trains in chunks."""
 
     def __init__(self, dim: int, modes: int, init: Init, discretisation: Discretisation, dt_min: float, dt_max: float) -> None:
         super().__init__()
@@ -74,6 +78,7 @@ class Diagonal(SequenceMap):
         self.C = nn.Parameter(torch.randn(dim, self.pairs, 2) * math.sqrt(0.5))
         self.D = nn.Parameter(torch.randn(dim))
         self.out = nn.Linear(dim, 2 * dim)
+        self.discretised = Remembered()
 
     def _for_channels(self, values: Reals) -> Tensor:
         return torch.tensor(values, dtype=torch.get_default_dtype()).repeat(self.dim, *[1] * values.ndim)
@@ -85,7 +90,7 @@ class Diagonal(SequenceMap):
     def system(self) -> System:
         """The discrete state space."""
         decay, gain = self.discretise(self.poles(), self.log_dt.exp())
-        return System(decay, gain * torch.view_as_complex(self.B), torch.view_as_complex(self.C))
+        return System(decay, gain * torch.view_as_complex(self.B), torch.view_as_complex(self.C), self.D)
 
     def kernel(self, length: int) -> Float[Tensor, "dim length"]:
         """K."""
@@ -93,11 +98,13 @@ class Diagonal(SequenceMap):
         return diagonal_kernel(system.decay, system.drive * system.read, length)
 
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        if x.is_cpu and x.shape[1] >= self.long and not native.watched():
+            return self.stream(x, self.init_state(len(x)))[0]
         with full_precision(x):
             kernel = self.kernel(x.shape[1])
             kernel = kernel + F.pad(self.D[:, None], (0, x.shape[1] - 1))
             y = long_convolution(x.to(self.D.dtype), kernel)
-        return checkpoint(self.gated, y, use_reentrant=False, preserve_rng_state=False)  # of all else, y alone is kept
+        return self.gated(y)
 
     def init_state(self, batch: int) -> State:
         return torch.view_as_complex(self.zeros(batch, self.dim, self.pairs, 2))
@@ -106,9 +113,8 @@ class Diagonal(SequenceMap):
         if not x.shape[1]:
             return x, state
         with full_precision(x):
-            u = x.to(self.D.dtype)
-            y, state = state_space(self.system(), u, state)
-            y = torch.addcmul(y, self.D, u)
+            system = self.discretised(self.system, *self.parameters(recurse=False))
+            y, state = state_space(system, x.to(self.D.dtype), state)
         return self.gated(y), state
 
     def gated(self, y: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
@@ -130,6 +136,7 @@ class DiagonalPlusLowRank(Diagonal):
     """S4: the diagonal system whose own output p* x is fed back; the state is x."""
 
     tuned: ClassVar[Mapping[str, Tuning]] = {**Diagonal.tuned, "P": SLOW}
+    long: ClassVar[int] = 1024
 
     def __init__(self, dim: int, modes: int, dt_min: float, dt_max: float) -> None:
         super().__init__(dim, modes, "legs", "bilinear", dt_min, dt_max)
@@ -139,7 +146,7 @@ class DiagonalPlusLowRank(Diagonal):
     def system(self) -> System:
         p, b, c = (torch.view_as_complex(parameter) for parameter in (self.P, self.B, self.C))
         decay, drive, push, sense = dplr_bilinear(self.poles(), p, b, self.log_dt.exp())
-        return System(decay, drive, c, (push, sense))
+        return System(decay, drive, c, self.D, (push, sense))
 
     def kernel(self, length: int) -> Float[Tensor, "dim length"]:
         p, b = torch.view_as_complex(self.P), torch.view_as_complex(self.B)

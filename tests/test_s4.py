@@ -1,12 +1,14 @@
 """S4 and S4D: chunks against the recurrence and the Cauchy kernel, known kernels, initialisation, operations, long inputs."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from architectures import s4 as s4_module
 from architectures.ops import cauchy as cauchy_module
 from architectures.ops import hippo, native
 from architectures.ops import long_convolution as long_module
@@ -14,11 +16,12 @@ from architectures.ops.cauchy import MOST, SPAN, generating_function_definition,
 from architectures.ops.convolution import CHUNK, System, row, state_space, state_space_definition
 from architectures.ops.long_convolution import long_convolution, long_convolution_definition
 from architectures.s4 import S4, Diagonal, DiagonalPlusLowRank, eigenvalues
+from lab.counter import Counter
 from lab.laws.subject import noise
 from lab.model import count_parameters
 
-LENGTHS = [1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK - 3, 4096]
-BATCH, CHANNELS, PAIRS = 2, 3, 4
+LENGTHS = [1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK - 3, 7 * CHUNK, 4096]
+BATCH, CHANNELS, PAIRS = 2, 3, 5
 
 
 def both(x: Tensor) -> Tensor:
@@ -39,6 +42,7 @@ def system(length: int) -> dict[str, Tensor]:
         "drive": numbers(CHANNELS, PAIRS, seed=1),
         "read": numbers(CHANNELS, PAIRS, seed=2),
         "push": push,
+        "direct": noise(CHANNELS, dtype=torch.float64, seed=6),
         "sense": push.conj().resolve_conj() * (1 - radius),
         "u": noise(BATCH, length, CHANNELS, dtype=torch.float64, seed=4),
         "state": numbers(BATCH, CHANNELS, PAIRS, seed=5),
@@ -46,21 +50,24 @@ def system(length: int) -> dict[str, Tensor]:
     return {name: tensor.requires_grad_() for name, tensor in given.items()}
 
 
-def in_chunks(feedback, decay, drive, read, push, sense, u, state):
-    return state_space(System(decay, drive, read, (push, sense) if feedback else None), u, state)
+def in_chunks(feedback, decay, drive, read, direct, push, sense, u, state):
+    return state_space(System(decay, drive, read, direct, (push, sense) if feedback else None), u, state)
 
 
-def by_definition(feedback, decay, drive, read, push, sense, u, state):
+def by_definition(feedback, decay, drive, read, direct, push, sense, u, state):
     a = torch.diag_embed(both(decay))
     if feedback:
         a = a - both(push)[:, :, None] * both(sense)[:, None]
     y, state = state_space_definition(a, both(drive), both(read), u, both(state))
-    return y, state[..., :PAIRS]
+    return y + direct * u, state[..., :PAIRS]
 
 
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "tensors"])
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("feedback", [False, True], ids=["diagonal", "dplr"])
-def test_chunks_are_the_recurrence(feedback, length):
+def test_chunks_are_the_recurrence(monkeypatch, feedback, length, compiled):
+    if not compiled:
+        monkeypatch.setattr(native, "kernels", lambda *_: None)
     ours, theirs = system(length), system(length)
     got = in_chunks(feedback, **ours)
     want = by_definition(feedback, **theirs)
@@ -76,6 +83,23 @@ def test_chunks_are_the_recurrence(feedback, length):
             torch.testing.assert_close(
                 ours[name].grad, tensor.grad, rtol=0, atol=1e-10 * largest, msg=lambda text, name=name: f"{name}: {text}"
             )
+
+
+@pytest.mark.parametrize("kernel", ["dplr", "diagonal"])
+def test_long_sequences_are_trained_in_chunks_and_counted_in_fourier_space(monkeypatch, kernel):
+    """Both forms are the same map, with the same gradients."""
+    torch.manual_seed(0)
+    layer = made(kernel, 4, 16)
+    x, weight = noise(2, 2500, 4, dtype=torch.float64).requires_grad_(), noise(2, 2500, 4, dtype=torch.float64, seed=1)
+    given, found, convolved = [x, *layer.parameters()], [], []
+    monkeypatch.setattr(s4_module, "long_convolution", lambda *each: convolved.append(each) or long_convolution(*each))
+    for form in (nullcontext(), Counter()):
+        with form:
+            y = layer(x)
+            found.append((y.detach(), *torch.autograd.grad((y * weight).sum(), given)))
+        assert len(convolved) == isinstance(form, Counter)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10 * other.abs().max().item())
 
 
 def test_no_positions_leave_the_state():

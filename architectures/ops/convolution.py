@@ -1,14 +1,14 @@
 """State spaces with one input and one output, one for each channel, all from a state and their kernels from the first position.
 
-    x[t] = A x[t-1] + B u[t]        y[t] = 2 Re(C x[t])        so from x = 0: y = K * u with K[t] = 2 Re(C A^t B)
+    x[t] = A x[t-1] + B u[t]      y[t] = 2 Re(C x[t]) + D u[t]      so from x = 0: y = K * u with K[t] = 2 Re(C A^t B) + [t = 0] D
 
 The states are complex and each stands for itself and its conjugate. A is diag(decay) - push 2 Re(sense .), or diagonal.
 
 From a state: the sequence is cut into chunks. Inside a chunk y = toeplitz(K) u; a chunk finds x before its first position and
-reads C A^(i+1) x from it at position i; it leaves A^size x + sum over j of A^(size-1-j) B u[j] for the next one. Products with
-inputs and reads are made for all chunks at once, and only x goes from one to the next. An A that is not diagonal is a matrix
-here, of real and imaginary parts, and its powers are doubled up to the size of a chunk. What is left over at the end is cut into
-chunks of the smaller powers of two. A single position is a step of the recurrence.
+reads C A^(i+1) x from it at position i; it leaves A^size x + sum over j of A^(size-1-j) B u[j] for the next one. These are
+products for all chunks at once, of real and imaginary parts side by side, written out there and back so that little is kept.
+Only x goes from one chunk to the next: in a compiled loop (ops/kernels/state_space.py), else two neighbours are one of twice
+their size, and so on. What is left over at the end is cut into chunks of the smaller powers of two. A single position is a step.
 
 The kernel of a diagonal A is factored: K[i size + j] is the product of a matrix of C A^(i size) B and one of A^j.
 """
@@ -18,32 +18,34 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from architectures.backbone import Flops
+from architectures.ops import native
+from architectures.ops.turning import turned
 
-CHUNK = 128
+CHUNK = 64
 Modes = Complex[Tensor, "channels modes"]
 Matrix = Float[Tensor, "channels n n"]
 
 
 @dataclass(frozen=True)
 class System:
-    """A, B and C as above: decay, drive and read; and a column and a row, where A is not diagonal."""
+    """A, B, C and D as above: decay, drive, read and direct; and a column and a row, where A is not diagonal."""
 
     decay: Modes
     drive: Modes
     read: Modes
+    direct: Float[Tensor, " channels"]
     feedback: tuple[Modes, Modes] | None = None
 
     def matrix(self) -> Matrix:
         """A on the real parts of x, then the imaginary ones."""
-        real, turn = torch.diag_embed(self.decay.real), torch.diag_embed(self.decay.imag)
-        diagonal = torch.cat([torch.cat([real, -turn], 2), torch.cat([turn, real], 2)], 1)
         if self.feedback is None:
-            return diagonal
+            return _block(self.decay)
         push, sense = self.feedback
-        return diagonal - column(push)[:, :, None] * row(sense)[:, None]
+        return _block(self.decay) - column(push)[:, :, None] * row(sense)[:, None]
 
 
 def column(x: Complex[Tensor, "*many modes"]) -> Float[Tensor, "*many n"]:
@@ -54,6 +56,11 @@ def column(x: Complex[Tensor, "*many modes"]) -> Float[Tensor, "*many n"]:
 def row(c: Complex[Tensor, "*many modes"]) -> Float[Tensor, "*many n"]:
     """What takes such a state x to 2 Re(c . x)."""
     return 2 * torch.cat([c.real, -c.imag], -1)
+
+
+def _block(decay: Modes) -> Matrix:
+    real, turn = torch.diag_embed(decay.real), torch.diag_embed(decay.imag)
+    return torch.cat([torch.cat([real, -turn], 2), torch.cat([turn, real], 2)], 1)
 
 
 def without_tiny(x: Tensor, size: Tensor) -> Tensor:
@@ -71,42 +78,116 @@ def state_space(
     if u.shape[1] == 1:
         return _step(system, u, state)
     size = 1 << min(u.shape[1].bit_length(), CHUNK.bit_length()) - 1
-    alone = system.feedback is None
-    reads, arrive, powers = _diagonal(system, size) if alone else _dense(system, size)
-    kernel = torch.cat([row(system.read)[:, None], reads[:, :-1]], 1) @ column(system.drive)[:, :, None]
-    inner, reads, arrive = _toeplitz(kernel[..., 0]), reads.mT, arrive.flip(1)
-    x, outputs = (state if alone else column(state)).transpose(0, 1), []
-    rest = u.permute(2, 0, 1)
-    while rest.shape[2]:
-        while size > rest.shape[2]:
+    reads, arrive, powers = (_diagonal if system.feedback is None else _dense)(system, size)
+    kernel = (torch.cat([row(system.read)[:, None], reads[:, :-1]], 1) @ column(system.drive)[:, :, None])[..., 0]
+    inner = _toeplitz(torch.cat([kernel[:, :1] + system.direct[:, None], kernel[:, 1:]], 1))
+    x, outputs, rest = column(state).transpose(0, 1), [], u
+    while rest.shape[1]:
+        while size > rest.shape[1]:
             size //= 2
-        count = rest.shape[2] // size
-        chunks, rest = rest.split([count * size, rest.shape[2] - count * size], 2)
-        chunks = chunks.reshape(chunks.shape[0], -1, size)
-        left, before = (chunks @ arrive[:, -size:]).unflatten(1, (-1, count)), []
-        for each in (torch.complex(*left.chunk(2, 3)) if alone else left).unbind(2):
-            before.append(x)
-            x = torch.addcmul(each, x, powers[size]) if alone else torch.baddbmm(each, x, powers[size])
-        found = torch.stack(before, 2).flatten(1, 2)
-        y = torch.baddbmm(chunks @ inner[:, :size, :size], column(found) if alone else found, reads[:, :, :size])
-        outputs.append(y.unflatten(1, (-1, count)).flatten(2))
-    after = x if alone else torch.complex(*x.chunk(2, 2))
-    return torch.cat(outputs, 2).permute(1, 2, 0), after.transpose(0, 1)
+        whole = rest.shape[1] // size * size
+        chunks, rest = rest.split([whole, rest.shape[1] - whole], 1)
+        maps = inner[:, :size, :size], reads[:, :size], arrive[:, -size:], powers[size]
+        y, x = _Chunks.apply(chunks, *maps, x)  # pyright: ignore[reportGeneralTypeIssues]
+        outputs.append(y)
+    real, turn = x.transpose(0, 1).chunk(2, 2)
+    return torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0], torch.complex(real, turn)
+
+
+class _Chunks(torch.autograd.Function):
+    """y of whole chunks and x after them. inner: (channels, from, to); reads: (channels, to, n); arrive: (channels, from, n);
+    power: (channels, n, n), or the diagonal's real and imaginary parts, (channels, n)."""
+
+    @staticmethod
+    def forward(ctx, u: Tensor, inner: Tensor, reads: Tensor, arrive: Tensor, power: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        chunks = _by_channels(u, inner.shape[1])
+        starts, after = _carried(chunks, arrive, x, power)
+        y = torch.bmm(chunks, inner).baddbmm_(starts, reads.mT)
+        ctx.save_for_backward(chunks, inner, reads, arrive, power, x)
+        return _by_positions(y, len(u)), after
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor, to_after: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        chunks, inner, reads, arrive, power, x = ctx.saved_tensors
+        grads, (starts, _) = _by_channels(grad, inner.shape[1]), _carried(chunks, arrive, x, power)
+        # against time: what reaches x before a chunk comes from its outputs and, through A^size, from x after it
+        ends, to_x = _carried(grads, reads, to_after, power, back=True)
+        to_u = torch.bmm(grads, inner.mT).baddbmm_(ends, arrive.mT)
+        to_power = starts.mT @ ends
+        if power.ndim == 2:
+            (a, b), (c, d) = ((part.diagonal(0, 1, 2) for part in half.chunk(2, 2)) for half in to_power.chunk(2, 1))
+            to_power = torch.cat([a + d, b - c], 1)
+        to_maps = chunks.mT @ grads, grads.mT @ starts, chunks.mT @ ends, to_power
+        return _by_positions(to_u, len(grad)), *to_maps, to_x
+
+
+def _carried(
+    chunks: Float[Tensor, "channels chunks size"],
+    arrive: Float[Tensor, "channels size n"],
+    x: Float[Tensor, "channels batch n"],
+    power: Tensor,
+    *,
+    back: bool = False,
+) -> tuple[Float[Tensor, "channels chunks n"], Float[Tensor, "channels batch n"]]:
+    """x before each chunk and after the last, where a chunk takes x to x power + chunk arrive; against time and with the
+    transposed power where that is asked for.
+    """
+    left = torch.bmm(chunks, arrive).unflatten(1, (x.shape[1], -1))
+    if back:
+        power = power.mT if power.ndim == 3 else power * power.new_tensor([1, -1]).repeat_interleave(power.shape[1] // 2)
+    if kernels := native.kernels("state_space", left, x, power):
+        starts, after = torch.empty_like(left), x.clone(memory_format=torch.contiguous_format)
+        carry = kernels.carry if power.ndim == 3 else kernels.carry_diagonal
+        native.run(carry, len(left), int(back), left, power.contiguous(), after, starts)
+        return starts.flatten(1, 2), after
+    if power.ndim == 2:
+        power = _block(torch.complex(*power.chunk(2, 1))).mT
+    if back:
+        starts, after = _in_pairs(left.flip(2), x, power)
+        starts = starts.flip(2)
+    else:
+        starts, after = _in_pairs(left, x, power)
+    return starts.flatten(1, 2), after
+
+
+def _in_pairs(left: Tensor, x: Tensor, power: Matrix) -> tuple[Tensor, Tensor]:
+    """Two neighbours are one chunk of twice their size."""
+    count = left.shape[2]
+    if count == 1:
+        return x[:, :, None], torch.baddbmm(left[:, :, 0], x, power)
+    odd = left[:, :, 1::2]
+    even = left[:, :, : 2 * odd.shape[2] : 2]
+    pairs = odd + (even.flatten(1, 2) @ power).view_as(odd)
+    before, after = _in_pairs(pairs, x, power @ power)
+    between = even + (before.flatten(1, 2) @ power).view_as(even)
+    starts = torch.stack([before, between], 3).flatten(2, 3)
+    if count % 2:
+        starts, after = torch.cat([starts, after[:, :, None]], 2), torch.baddbmm(left[:, :, -1], after, power)
+    return starts, after
+
+
+def _by_channels(u: Float[Tensor, "batch length channels"], size: int) -> Float[Tensor, "channels chunks size"]:
+    return turned(u.flatten(0, 1)[None])[0].unflatten(1, (-1, size))
+
+
+def _by_positions(y: Float[Tensor, "channels chunks size"], batch: int) -> Float[Tensor, "batch length channels"]:
+    return turned(y.flatten(1)[None])[0].unflatten(0, (batch, -1))
 
 
 def _diagonal(system: System, size: int) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
-    """C A^(i+1) and A^i B for i < size, and what takes a state A^k onward for powers k of two up to it."""
+    """C A^(i+1) and A^(size-1-i) B for i < size, and what takes a state A^k onward for powers k of two up to it."""
     powers = _powers(system.decay, size + 1)
-    reads, arrive = system.read[:, None] * powers[:, 1:], system.drive[:, None] * powers[:, :-1]
-    return row(reads), column(arrive), {1 << k: powers[:, None, 1 << k] for k in range(size.bit_length())}
+    reads, arrive = system.read[:, None] * powers[:, 1:], system.drive[:, None] * powers[:, :-1].flip(1)
+    return row(reads), column(arrive), {1 << k: column(powers[:, 1 << k]) for k in range(size.bit_length())}
 
 
-def _dense(system: System, size: int) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+def _dense(system: System, size: int) -> tuple[Tensor, Tensor, dict[int, Matrix]]:
     """The same, of matrices on real and imaginary parts."""
     power = system.matrix()
     reads, arrive, powers = row(system.read)[:, None] @ power, column(system.drive)[:, None], {1: power.mT}
     while reads.shape[1] < size:
-        reads, arrive = torch.cat([reads, reads @ power], 1), torch.cat([arrive, arrive @ power.mT], 1)
+        reads, arrive = torch.cat([reads, reads @ power], 1), torch.cat([arrive @ power.mT, arrive], 1)
         power = power @ power
         powers[reads.shape[1]] = power.mT
     return reads, arrive, powers
@@ -155,7 +236,7 @@ def _step(system: System, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     if system.feedback is not None:
         push, sense = system.feedback
         after = torch.addcmul(after, push, (sense * state).real.sum(-1, keepdim=True), value=-2)
-    return 2 * (system.read * after).real.sum(-1)[:, None], after
+    return torch.addcmul(2 * (system.read * after).real.sum(-1), system.direct, u[:, 0])[:, None], after
 
 
 def _toeplitz(kernel: Tensor) -> Tensor:

@@ -13,9 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from architectures.backbone import Flops
-from architectures.ops import native
+from architectures.ops.turning import turned
 
-SMALLEST = 2**17
 SLAB = 2**21  # numbers of a slab, which a cache should hold
 
 
@@ -43,17 +42,17 @@ class _LongConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, u: Tensor, kernel: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.save_for_backward(u, kernel)
-        rows, length = _turned(u), u.shape[1]
+        rows, length = turned(u), u.shape[1]
         y = torch.empty_like(rows)
         for some in _slabs(rows):
             spectrum = _spectrum(rows[:, some]).mul_(torch.fft.rfft(kernel[some], 2 * length))
             y[:, some] = _back(spectrum, length)
-        return _turned(y)
+        return turned(y)
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         u, kernel = ctx.saved_tensors
-        rows, grads, length = _turned(u), _turned(grad), u.shape[1]
+        rows, grads, length = turned(u), turned(grad), u.shape[1]
         to_kernel = torch.empty_like(kernel)
         for some in _slabs(rows):
             spectrum = _spectrum(grads[:, some])
@@ -61,18 +60,7 @@ class _LongConvolution(torch.autograd.Function):
             to_kernel[some] = _back(products.sum(0), length)
             spectrum.mul_(torch.fft.rfft(kernel[some], 2 * length).conj_physical_())
             grads[:, some] = _back(spectrum, length)
-        return _turned(grads), to_kernel
-
-
-def _turned(x: Tensor) -> Tensor:
-    """The last two axes the other way round; without a kernel sequence by sequence, as torch is quick at a whole matrix only."""
-    x, turned = x.contiguous(), x.new_empty(x.shape[0], x.shape[2], x.shape[1])
-    if x.numel() >= SMALLEST and (kernels := native.kernels("turning", x)):
-        native.run(kernels.turn, len(x) * -(-x.shape[1] // kernels.BLOCK), x, turned)
-        return turned
-    for out, sequence in zip(turned, x, strict=True):
-        out.copy_(sequence.T)
-    return turned
+        return turned(grads), to_kernel
 
 
 def _slabs(rows: Tensor) -> list[slice]:

@@ -4,7 +4,6 @@ Fast form: one compiled pass over memory there and one back (ops/kernels/silu.py
 cost more than the passes. Only y and z are kept for the way back.
 """
 
-import math
 from types import ModuleType
 
 import torch
@@ -39,8 +38,7 @@ def flat(x: Rows) -> tuple[Tensor, int]:
     """All its numbers as one row, and how far apart its rows are: a part of the last axis of a tensor is not copied."""
     pairs = zip(x.shape[1:-1], x.stride()[:-2], x.stride()[1:-1], strict=True)
     if x.stride(-1) == 1 and all(outer == size * inner for size, outer, inner in pairs):
-        step, count = x.stride(-2), math.prod(x.shape[:-1])
-        return x.as_strided(((count - 1) * step + x.shape[-1],), (1,)), step
+        return native.flat(x), x.stride(-2)
     return x.contiguous().view(-1), x.shape[-1]
 
 
