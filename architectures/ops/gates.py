@@ -6,10 +6,11 @@
 
 Fast form: W x of all positions and the gradients of all weights are a few large matrix products, and a compiled kernel goes
 through time with U (ops/kernels/gates.py), under autocast in float32. It runs from `SHORTEST` positions on, and for an LSTM where
-fewer than `ROWS` sequences leave torch's own without work for its vectors and U, up to a width of `WIDEST`, stays in the second
+fewer than `FULL` sequences leave torch's own without work for its vectors and U, up to a width of `WIDEST`, stays in the second
 cache. Elsewhere, for widths that eight does not divide and where there are no kernels, torch's own runs. Measured at width 128
-on one thread, the GRU is 1.6 times as fast as torch's for many sequences and 16 times for one, the LSTM 1.1 times for one. The
-number of threads has no say in which of them runs.
+on one thread, the GRU is 1.6 times as fast as torch's for many sequences and 16 times for one, the LSTM 1.1 times for one; on two
+threads, which torch's own lets wait for one another at every position, the LSTM is 1.9 times as fast for one and 1.1 to 1.7 times
+for four. The number of threads has no say in which of them runs.
 """
 
 import math
@@ -25,7 +26,7 @@ from architectures.ops import native
 from architectures.ops.precision import full_precision
 
 SHORTEST, WIDEST = 8, 256
-ROWS = 4
+ROWS, FULL = 4, 8
 LSTM = 21
 """Operations of a position and cell: four sums of two products and two biases (12), four activations, c (3), tanh c, h."""
 GRU = 16
@@ -107,7 +108,7 @@ def _shapes_alone(x: Tensor) -> bool:
 def _kernels(cells: nn.LSTM | nn.GRU, x: Tensor, *state: Tensor) -> ModuleType | None:
     kernels = native.kernels("gates", x, *state, *cells.all_weights[0])
     dim = cells.hidden_size
-    torchs = isinstance(cells, nn.LSTM) and (dim > WIDEST or len(x) >= ROWS)
+    torchs = isinstance(cells, nn.LSTM) and (dim > WIDEST or len(x) >= FULL)
     if kernels is None or not x.shape[0] or x.shape[1] < SHORTEST or torchs or dim % 8:
         return None
     return kernels
