@@ -1,9 +1,11 @@
 """Compilations of kernels that are kept on disk, under processes that are killed and that race."""
 
 import os
+import shutil
 import signal
 import sys
 from importlib import util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,16 +78,17 @@ def test_two_that_compile_at_once_for_different_dtypes_leave_no_code_for_another
         assert multiplied(file, dtype) == [2, 4, 6]
 
 
-def test_a_change_of_what_kernels_call_compiles_them_again(file, monkeypatch):
+@pytest.mark.parametrize("changed", ["compiler.py", "tiles.py"])
+def test_a_change_of_what_kernels_call_compiles_them_again(file, changed, monkeypatch):
     multiplied(file, np.float32)
-    other = file.with_name("compiler.py")
-    other.write_text("another")
-    os.utime(other, (1e9, 1e9))
+    for name in ("compiler.py", "tiles.py"):
+        shutil.copy2(Path(compiler.__file__).with_name(name), file.with_name(name))
+    monkeypatch.setattr(compiler, "__file__", str(file.with_name("compiler.py")))
     kept = list(file.parent.glob("__pycache__/scaling.scale*.nbc"))
     before = [each.stat().st_mtime_ns for each in kept]
     assert kept
     multiplied(file, np.float32)
     assert [each.stat().st_mtime_ns for each in kept] == before, "what is kept is used"
-    monkeypatch.setattr(compiler, "__file__", str(other))
+    os.utime(file.with_name(changed), (1e9, 1e9))
     multiplied(file, np.float32)
     assert [each.stat().st_mtime_ns for each in kept] != before

@@ -42,8 +42,29 @@ def asked(q, k, v, form):
 @pytest.mark.parametrize("tile", [2**20, 1000])
 def test_products_are_the_definition(form, new, total, tile, monkeypatch):
     monkeypatch.setattr(softmax_attention, "TILE", tile)
-    tensors = drawn(new, total)
-    assert short(*tensors[:2])
+    same(drawn(new, total), form)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("new", "total"), [(33, 33), (64, 64), (65, 65), (150, 150), (40, 150), (70, 700), (200, 40), (100, 2500)]
+)
+@pytest.mark.parametrize(("width", "values"), [(8, 8), (12, 20), (32, 64)])
+def test_kernels_are_the_definition(form, new, total, width, values, monkeypatch):
+    """Also where long sequences have parts, tiles are not full, and no query sees the first keys."""
+    pytest.importorskip("numba")
+    if new > total and form != "full":
+        return
+    monkeypatch.setattr(softmax_attention, "_in_tiles", None)
+    monkeypatch.setattr(softmax_attention, "_back_in_tiles", None)
+    for long in (1024, 64):
+        monkeypatch.setattr(softmax_attention, "LONG", long)
+        same(drawn(new, total, width=width, values=values), form)
+
+
+def same(tensors, form):
+    """As the definition, there and back."""
+    assert short(*tensors)
     found, expected = asked(*tensors, form), by_definition(*tensors, form)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     grad = noise(*found.shape, dtype=torch.float64, seed=9)
@@ -116,11 +137,21 @@ def test_what_is_counted_is_fused_attention(form):
 
 
 def test_long_and_tiny_sequences_take_the_fused_form():
-    assert not short(*drawn(1024, 1024, batch=1, heads=1)[:2])
-    assert not short(*drawn(16, 16)[:2])
-    assert short(*drawn(32, 32)[:2])
+    assert not short(*drawn(1024, 1024, batch=1, heads=1))
+    assert not short(*drawn(16, 16))
+    assert short(*drawn(32, 32))
     tensors = drawn(50, 1100, batch=1, heads=2)
     torch.testing.assert_close(asked(*tensors, "causal"), by_definition(*tensors, "causal"), rtol=1e-10, atol=1e-12)
+
+
+def test_what_is_no_number_stays_in_its_sequence():
+    given = drawn(100, 100, batch=4, heads=1, values=8)
+    for x in given:
+        x.data[::2] = math.nan
+    found = asked(*given, "full")
+    for x in (found, *torch.autograd.grad(found.sum(), given)):
+        assert x[::2].isnan().all()
+        assert x[1::2].isfinite().all()
 
 
 @pytest.mark.parametrize("total", [FAR, FAR + 1, FAR + 163])

@@ -184,7 +184,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tens
     if q.device.type in FUSED:
         four = _four(q), _four(k), _four(v)
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        y, log = attended(*four, causal=causal) if short(*four[:2]) else flash(*four, 0.0, causal)
+        y, log = attended(*four, causal=causal) if short(*four) else flash(*four, 0.0, causal)
         return y.reshape(q.shape), log.reshape(q.shape[:-1])
     scores = _scores(q, k, causal)
     log = scores.logsumexp(-1)
@@ -197,7 +197,7 @@ def _gradients(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, log: Te
         given = _four(grad), _four(q), _four(k), _four(v), _four(y)
         logs = log.reshape(given[0].shape[:3]).contiguous()  # fused attention takes them to be
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        found = gradients(*given, logs, causal=causal) if short(*given[1:3]) else flash(*given, logs, 0.0, causal)
+        found = gradients(*given, logs, causal=causal) if short(*given[1:4]) else flash(*given, logs, 0.0, causal)
         return [x.reshape(q.shape) for x in found]
     powers = (_scores(q, k, causal) - log[..., None]).exp()
     to_scores = powers * (grad @ v.mT - (grad * y).sum(-1, keepdim=True)) / math.sqrt(q.shape[-1])

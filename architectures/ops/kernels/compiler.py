@@ -39,9 +39,14 @@ def kernel(function: Callable[..., None]) -> Any:
     except RuntimeError:  # nowhere to keep it
         return numba.njit(nogil=True, fastmath=_EXACT, error_model="numpy")(function)
     cache = compiled._cache
-    stamp = (cache._impl.locator.get_source_stamp(), Path(__file__).stat().st_mtime)  # what kernels call is code of theirs
+    stamp = (cache._impl.locator.get_source_stamp(), _shared())  # what kernels call is code of theirs
     cache._cache_file = _Kept(cache._cache_path, cache._impl.filename_base, stamp)
     return compiled
+
+
+def _shared() -> tuple[float, ...]:
+    """When the code that kernels share was changed."""
+    return tuple(Path(__file__).with_name(name).stat().st_mtime for name in ("compiler.py", "tiles.py"))
 
 
 exact = numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")

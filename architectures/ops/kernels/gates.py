@@ -4,19 +4,12 @@ An item of work is `rows` sequences; each pass over the recurrent weights, which
 A sum over k goes up in k whatever the number of rows, so the work may be divided in any way and is the same to the last bit.
 """
 
-from typing import Any
-
-import numba
 import numpy as np
-from llvmlite import binding, ir
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from architectures.ops.kernels.compiler import exact, exp, kernel
+from architectures.ops.kernels.tiles import product
 
-# bytes of a vector and how many of them hold sums: half of the registers, or less
-WIDTH, SUMS = (64, 16) if binding.get_host_cpu_features().get("avx512f") else (32, 8)
-
+add_product = product()
 ZERO, ONE, TWO, SMALL = np.float32(0), np.float32(1), np.float32(2), np.float32(0.15)  # also in float64, to which they turn
 T15, T105, T420, T945 = np.float32(15), np.float32(105), np.float32(420), np.float32(945)
 
@@ -34,90 +27,6 @@ def tanh(x):
     over = x * (T945 + square * (T105 + square)) if size < SMALL else ONE - power if x > ZERO else power - ONE
     under = T945 + square * (T420 + square * T15) if size < SMALL else ONE + power
     return over / under
-
-
-def _tile(rows: int, vectors: int, width: int) -> Any:
-    """tile(out, left, right, row, column): out += left right for these rows and as many vectors of columns, all their sums in
-    registers, where LLVM by itself would not keep them. A sum over k goes up in k whatever the tile.
-    """
-
-    @intrinsic
-    def tile(context, out, left, right, row, column):
-        number = ir.FloatType() if out.dtype == numba.float32 else ir.DoubleType()
-        size = out.dtype.bitwidth // 8
-        vector = ir.VectorType(number, width // size)
-
-        def make(context, builder, signature, arguments):
-            kinds = signature.args[:3]
-            sums, a, b = (context.make_array(kind)(context, builder, x) for kind, x in zip(kinds, arguments[:3], strict=True))
-            inner, columns = (builder.extract_value(b.shape, axis) for axis in (0, 1))
-            lines = [builder.add(arguments[3], inner.type(i)) for i in range(rows)]
-            starts = [builder.add(arguments[4], inner.type(i * vector.count)) for i in range(vectors)]
-
-            def place(array, line, width, start):
-                return builder.gep(array.data, [builder.add(builder.mul(line, width), start)])
-
-            def pointer(array, line, start):
-                return builder.bitcast(place(array, line, columns, start), vector.as_pointer())
-
-            def filled(x):
-                one = builder.insert_element(ir.Constant(vector, ir.Undefined), x, ir.IntType(32)(0))
-                return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
-
-            ends = [[pointer(sums, line, start) for start in starts] for line in lines]
-            totals = [[cgutils.alloca_once_value(builder, builder.load(x, align=size)) for x in line] for line in ends]
-            with cgutils.for_range(builder, inner) as loop:
-                now = [builder.load(pointer(b, loop.index, start), align=size) for start in starts]
-                for line, line_totals in zip(lines, totals, strict=True):
-                    x = filled(builder.load(place(a, line, inner, loop.index)))
-                    for y, total in zip(now, line_totals, strict=True):
-                        product = builder.fmul(x, y, flags=["contract"])
-                        builder.store(builder.fadd(builder.load(total), product, flags=["contract"]), total)
-            for line, line_totals in zip(ends, totals, strict=True):
-                for end, total in zip(line, line_totals, strict=True):
-                    builder.store(builder.load(total), end, align=size)
-            return context.get_dummy_value()
-
-        return numba.void(out, left, right, row, column), make
-
-    return tile
-
-
-def _strip(rows: int) -> Any:
-    """strip(out, left, right, row): out += left right for these rows and all columns, in multiples of 32 bytes."""
-    vectors = SUMS // rows
-    wide, half, narrow = _tile(rows, vectors, WIDTH), _tile(rows, vectors // 2, WIDTH), _tile(rows, 1, 32)
-
-    @exact
-    def strip(out, left, right, row):
-        columns, step, least = right.shape[1], vectors * WIDTH // right.itemsize, 32 // right.itemsize
-        column = 0
-        while column + step <= columns:
-            wide(out, left, right, row, column)
-            column += step
-        if column + step // 2 <= columns:
-            half(out, left, right, row, column)
-            column += step // 2
-        while column < columns:
-            narrow(out, left, right, row, column)
-            column += least
-
-    return strip
-
-
-_four, _two, _one = _strip(4), _strip(2), _strip(1)
-
-
-@exact
-def add_product(out, left, right):
-    """out += left right; all are contiguous."""
-    rows = len(left)
-    for row in range(0, rows - 3, 4):
-        _four(out, left, right, row)
-    if rows & 2:
-        _two(out, left, right, rows - rows % 4)
-    if rows & 1:
-        _one(out, left, right, rows - 1)
 
 
 @kernel
