@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from architectures.backbone import LengthError
 from architectures.hyena import Hyena, Operator, TableOperator
-from architectures.ops import long_convolution as long_convolution_module
+from architectures.ops import turning
 from architectures.ops.long_convolution import long_convolution, long_convolution_definition
 from architectures.ops.scan import scan_definition
 from architectures.ops.short_convolution import short_convolution_definition
@@ -33,7 +33,7 @@ def operator(
 @pytest.mark.parametrize("smallest", [1, 10**9])
 def test_convolution_is_its_definition(length, smallest, monkeypatch):
     """Values, and gradients with respect to filters and inputs; turned by a kernel and by torch."""
-    monkeypatch.setattr(long_convolution_module, "SMALLEST", smallest)
+    monkeypatch.setattr(turning, "SMALLEST", smallest)
     given = [noise(2, length, 3, dtype=torch.float64), noise(3, length, dtype=torch.float64, seed=1)]
     ours, theirs = ([t.clone().requires_grad_() for t in given] for _ in range(2))
     got, want = long_convolution(*ours), long_convolution_definition(*theirs)
