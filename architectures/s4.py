@@ -98,7 +98,7 @@ class Diagonal(SequenceMap):
         return diagonal_kernel(system.decay, system.drive * system.read, length)
 
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
-        if x.is_cpu and x.shape[1] >= self.long and not native.watched():
+        if x.is_cpu and x.shape[1] >= self.long and native.reformed():
             return self.stream(x, self.init_state(len(x)))[0]
         with full_precision(x):
             kernel = self.kernel(x.shape[1])

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from architectures.backbone import Backbone, LengthError
+from architectures.ops.native import timed
 from lab import machine, optimizers, plugins
 from lab.counter import Counter
 from lab.errors import UsageError, is_file, place, reason
@@ -362,9 +363,9 @@ def _contractions(stack: nn.Module, batch: int, length: int, stand: Stand) -> tu
     counts = []
     for size in range(1, min(batch, 2) + 1):
         x = torch.zeros(size, length, stand.dim, device=stand.device)
-        with Counter(stack.parameters()) as counter, stand.bfloat16(), set_checkpoint_early_stop(False):
+        with Counter(stack.parameters()) as counter, timed(), stand.bfloat16(), set_checkpoint_early_stop(False):
             stack(x).float().sum().backward()
-        with Counter(stack.parameters()) as second, stand.bfloat16(), torch.no_grad():
+        with Counter(stack.parameters()) as second, timed(), stand.bfloat16(), torch.no_grad():
             if stand.recompute:
                 stack(x)
         counts.append((counter.contraction - second.contraction, counter.moved - second.moved))

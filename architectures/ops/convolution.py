@@ -141,30 +141,31 @@ def _carried(
         carry = kernels.carry if power.ndim == 3 else kernels.carry_diagonal
         native.run(carry, len(left), int(back), left, power.contiguous(), after, starts)
         return starts.flatten(1, 2), after
-    if power.ndim == 2:
-        power = _block(torch.complex(*power.chunk(2, 1))).mT
-    if back:
-        starts, after = _in_pairs(left.flip(2), x, power)
-        starts = starts.flip(2)
-    else:
-        starts, after = _in_pairs(left, x, power)
-    return starts.flatten(1, 2), after
+    left, alone = left.flip(2) if back else left, power.ndim == 2
+    given = [torch.complex(*part.chunk(2, -1)) for part in (left, x, power)] if alone else [left, x, power]
+    starts, after = (column(part) if alone else part for part in _in_pairs(*given))
+    return (starts.flip(2) if back else starts).flatten(1, 2), after
 
 
-def _in_pairs(left: Tensor, x: Tensor, power: Matrix) -> tuple[Tensor, Tensor]:
+def _in_pairs(left: Tensor, x: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
     """Two neighbours are one chunk of twice their size."""
     count = left.shape[2]
     if count == 1:
-        return x[:, :, None], torch.baddbmm(left[:, :, 0], x, power)
+        return x[:, :, None], left[:, :, 0] + _onward(x, power)
     odd = left[:, :, 1::2]
     even = left[:, :, : 2 * odd.shape[2] : 2]
-    pairs = odd + (even.flatten(1, 2) @ power).view_as(odd)
-    before, after = _in_pairs(pairs, x, power @ power)
-    between = even + (before.flatten(1, 2) @ power).view_as(even)
-    starts = torch.stack([before, between], 3).flatten(2, 3)
+    before, after = _in_pairs(odd + _onward(even, power), x, _onward(power, power))
+    starts = torch.stack([before, even + _onward(before, power)], 3).flatten(2, 3)
     if count % 2:
-        starts, after = torch.cat([starts, after[:, :, None]], 2), torch.baddbmm(left[:, :, -1], after, power)
+        starts, after = torch.cat([starts, after[:, :, None]], 2), left[:, :, -1] + _onward(after, power)
     return starts, after
+
+
+def _onward(x: Tensor, power: Tensor) -> Tensor:
+    """States, or a power, further by a power: a matrix, or the complex numbers of a diagonal one."""
+    if power.is_complex():
+        return x * power.view(len(power), *[1] * (x.ndim - 2), -1)
+    return (x.flatten(1, -2) @ power).view(x.shape)
 
 
 def _by_channels(u: Float[Tensor, "batch length channels"], size: int) -> Float[Tensor, "channels chunks size"]:

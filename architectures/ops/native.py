@@ -7,8 +7,10 @@ runs everywhere else (without numba, on a GPU, in other dtypes, under tracing an
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -24,6 +26,8 @@ from torch.autograd import Function
 
 Kernel = Callable[..., None]
 """kernel(first, last, *arrays): does the items of work from `first` up to `last`, which share no output."""
+
+_timed = ContextVar("timed", default=False)
 
 
 def kernels(topic: str, *tensors: Tensor) -> ModuleType | None:
@@ -42,6 +46,21 @@ def kernels(topic: str, *tensors: Tensor) -> ModuleType | None:
 def watched() -> bool:
     """Whether operations are counted or traced, for which they must be torch's own."""
     return bool(torch._C._len_torch_dispatch_stack()) or torch.compiler.is_compiling()
+
+
+def reformed() -> bool:
+    """Whether a form may run that takes less time but more operations than those which are declared."""
+    return not watched() or _timed.get()
+
+
+@contextmanager
+def timed() -> Iterator[None]:
+    """What is counted inside is for the sake of its time, and not of what is declared."""
+    token = _timed.set(True)
+    try:
+        yield
+    finally:
+        _timed.reset(token)
 
 
 def call(function: type[Function], *arguments: Any) -> Any:
