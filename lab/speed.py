@@ -347,11 +347,11 @@ def _about(stack: nn.Module, batch: int, length: int, stand: Stand) -> dict[str,
     """Parameters, and what a step cannot do without: the operations and bytes of its contractions.
 
     Beyond `COUNTED` positions, where counting would take far more memory and time than the step, they are continued from
-    shorter sequences as a parabola. That is exact where each position costs the same or meets all others.
+    shorter sequences. That is exact where each position costs the same or meets all others.
     """
     at = [length] if length <= COUNTED else [COUNTED // 4, COUNTED // 2, COUNTED]
     counts = [_contractions(stack, batch, each, stand) for each in at]
-    flops, moved = (round(_parabola(at, values, length)) for values in zip(*counts, strict=True))
+    flops, moved = (round(_continued(at, values, length)) for values in zip(*counts, strict=True))
     parameters = sum(p.numel() for p in stack.parameters())
     return {"parameters": parameters, "flops": flops, "bytes": moved + ADAM_BYTES * parameters}
 
@@ -373,12 +373,13 @@ def _contractions(stack: nn.Module, batch: int, length: int, stand: Stand) -> tu
     return flops + (batch - 1) * (last[0] - flops), moved + (batch - 1) * (last[1] - moved)
 
 
-def _parabola(at: Sequence[int], values: Sequence[int], where: int) -> float:
-    """That through these values, or the one value that there is (Lagrange's form)."""
-    return sum(
-        value * math.prod((where - other) / (here - other) for other in at if other != here)
-        for here, value in zip(at, values, strict=True)
-    )
+def _continued(at: Sequence[int], values: Sequence[int], where: int) -> float:
+    """The parabola through these three values, or the line through the last two where it would bend down; or the one there is."""
+    if len(at) == 1:
+        return values[0]
+    before, slope = ((values[i + 1] - values[i]) / (at[i + 1] - at[i]) for i in range(2))
+    bend = max(0.0, (slope - before) / (at[2] - at[0]))
+    return values[2] + (where - at[2]) * (slope + bend * (where - at[1]))
 
 
 def _measure_rates(stand: Stand) -> dict[str, float]:

@@ -385,6 +385,26 @@ def test_states_are_not_rounded_under_autocast(kernel):
     assert torch.equal(state[0], exact[0])
 
 
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "tensors"])
+@pytest.mark.parametrize("kernel", ["dplr", "diagonal"])
+def test_long_sequences_go_back_under_autocast(monkeypatch, kernel, compiled):
+    """In the precision of the states, wherever the way back is asked for."""
+    if not compiled:
+        monkeypatch.setattr(native, "kernels", lambda *_: None)
+    layer, x = S4(8, 1, mlp="none", kernel=kernel), noise(1, 2100, 8)
+    found = []
+    for inside in (True, False):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = layer(x).float().square().sum()
+            if inside:
+                loss.backward()
+        if not inside:
+            loss.backward()
+        found.append(layer.layers[0].get_submodule("inner").get_parameter("C").grad.clone())
+    torch.testing.assert_close(*found, rtol=0, atol=1e-2 * found[0].abs().max().item())
+
+
 @pytest.mark.parametrize("kernel", ["dplr", "diagonal"])
 def test_strong_decays_do_not_overflow(kernel):
     model = S4(8, 1, mlp="none", kernel=kernel)

@@ -120,6 +120,12 @@ def test_the_limit_is_what_products_compute_and_move():
     assert about["parameters"] == weights
 
 
+def test_what_grows_less_and_less_is_continued_as_a_line():
+    values = [4096, 8192 + 100, 16384 + 150]
+    assert speed._continued([4096, 8192, 16384], values, 131072) == pytest.approx(131072, rel=0.01)
+    assert speed._continued([1, 2, 4], [1, 4, 16], 8) == 64
+
+
 @pytest.mark.parametrize("name", ["transformer", "linear_rnn", "mamba:version=2", "gru"])
 def test_operations_of_long_sequences_are_continued_from_shorter_ones(name, monkeypatch):
     stand = speed.Stand(name, dim=16, depth=1)

@@ -13,6 +13,7 @@ their size, and so on. What is left over at the end is cut into chunks of the sm
 The kernel of a diagonal A is factored: K[i size + j] is the product of a matrix of C A^(i size) B and one of A^j.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 
 from architectures.backbone import Flops
 from architectures.ops import native
+from architectures.ops.precision import full_precision
 from architectures.ops.turning import turned
 
 CHUNK = 64
@@ -109,17 +111,23 @@ class _Chunks(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor, to_after: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        chunks, inner, reads, arrive, power, x = ctx.saved_tensors
-        grads, (starts, _) = _by_channels(grad, inner.shape[1]), _carried(chunks, arrive, x, power)
-        # against time: what reaches x before a chunk comes from its outputs and, through A^size, from x after it
-        ends, to_x = _carried(grads, reads, to_after, power, back=True)
-        to_u = torch.bmm(grads, inner.mT).baddbmm_(ends, arrive.mT)
-        to_power = starts.mT @ ends
-        if power.ndim == 2:
-            (a, b), (c, d) = ((part.diagonal(0, 1, 2) for part in half.chunk(2, 2)) for half in to_power.chunk(2, 1))
-            to_power = torch.cat([a + d, b - c], 1)
-        to_maps = chunks.mT @ grads, grads.mT @ starts, chunks.mT @ ends, to_power
-        return _by_positions(to_u, len(grad)), *to_maps, to_x
+        with full_precision(grad):  # it may be called under autocast
+            return _gradients(ctx.saved_tensors, grad, to_after)
+
+
+def _gradients(saved: Sequence[Tensor], grad: Tensor, to_after: Tensor) -> tuple[Tensor, ...]:
+    """Those of everything given to `_Chunks`."""
+    chunks, inner, reads, arrive, power, x = saved
+    grads, (starts, _) = _by_channels(grad, inner.shape[1]), _carried(chunks, arrive, x, power)
+    # against time: what reaches x before a chunk comes from its outputs and, through A^size, from x after it
+    ends, to_x = _carried(grads, reads, to_after, power, back=True)
+    to_u = torch.bmm(grads, inner.mT).baddbmm_(ends, arrive.mT)
+    to_power = starts.mT @ ends
+    if power.ndim == 2:
+        (a, b), (c, d) = ((part.diagonal(0, 1, 2) for part in half.chunk(2, 2)) for half in to_power.chunk(2, 1))
+        to_power = torch.cat([a + d, b - c], 1)
+    to_maps = chunks.mT @ grads, grads.mT @ starts, chunks.mT @ ends, to_power
+    return _by_positions(to_u, len(grad)), *to_maps, to_x
 
 
 def _carried(
