@@ -63,7 +63,7 @@ class Diagonal(SequenceMap):
 
     tuned: ClassVar[Mapping[str, Tuning]] = dict.fromkeys(("log_dt", "log_decay", "frequency", "B"), SLOW)
     long: ClassVar[int] = 2048
-    """Positions from which on a CPU trains in chunks."""
+    """Positions from which on it trains in chunks on a CPU."""
 
     def __init__(self, dim: int, modes: int, init: Init, discretisation: Discretisation, dt_min: float, dt_max: float) -> None:
         super().__init__()

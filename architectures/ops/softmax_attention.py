@@ -72,12 +72,12 @@ def _one_query(kernels: ModuleType, q: Heads, k: Keys, v: Values) -> Found:
 
 
 def products(q: Tensor) -> bool:
-    """Whether the form of products is worth it where these queries are."""
+    """Whether forms of our own may run where these queries are."""
     return q.is_cpu and not native.watched()
 
 
 def short(q: Heads, k: Keys, v: Values) -> bool:
-    """Whether it is as well for so many keys, or the compiled form is."""
+    """Whether products are worth it for so many keys, or the compiled form is."""
     new, total, width = q.shape[2], k.shape[2], q.shape[3]
     return new > LONE and new * total * width > FEW and products(q) and (total < LONG or _compiled(q, k, v) is not None)
 
