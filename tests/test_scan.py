@@ -20,20 +20,20 @@ def form(request, monkeypatch):
         assert native.kernels("scan", torch.zeros(1)), "the tests need numba"
 
 
-def inputs(length, dtype, *, constant, seed=0, radius=None):
+def inputs(length, dtype, *, constant, states=STATES, seed=0, radius=None):
     """Decays, driving terms, an initial state; decays reach 1 in size and some are zero, unless `radius` is given."""
     rng = torch.Generator().manual_seed(seed)
-    a = torch.randn((STATES,) if constant else (BATCH, length, STATES), dtype=dtype, generator=rng)
+    a = torch.randn((states,) if constant else (BATCH, length, states), dtype=dtype, generator=rng)
     sizes = torch.rand(a.shape, generator=rng, dtype=torch.float64).pow(0.02)
     sizes = torch.where(sizes < 0.9, 0, sizes) if radius is None else sizes * 0 + radius
-    b = torch.randn(BATCH, length, STATES, dtype=dtype, generator=rng)
-    initial = torch.randn(BATCH, STATES, dtype=dtype, generator=rng)
+    b = torch.randn(BATCH, length, states, dtype=dtype, generator=rng)
+    initial = torch.randn(BATCH, states, dtype=dtype, generator=rng)
     return [tensor.requires_grad_() for tensor in (a / a.abs() * sizes, b, initial)]
 
 
-def assert_same_map(fast, length, dtype, *, constant):
+def assert_same_map(fast, length, dtype, *, constant, states=STATES):
     """`fast` has the values of the definition, and its gradients for all three arguments."""
-    ours, theirs = (inputs(length, dtype, constant=constant) for _ in range(2))
+    ours, theirs = (inputs(length, dtype, constant=constant, states=states) for _ in range(2))
     got, want = fast(*ours), scan_definition(*theirs)
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
     grad = torch.randn(want.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
@@ -70,13 +70,22 @@ def test_an_empty_sequence_has_no_states():
         assert scan(a, b, initial).shape == (BATCH, 0, STATES)
 
 
+def by_planes(a, b, initial):
+    return joined(planar_scan(planes(a), planes(b), planes(initial)))
+
+
 @pytest.mark.parametrize("length", [1, 300])
 @pytest.mark.parametrize("constant", [True, False], ids=["constant", "varying"])
 def test_complex_numbers_may_come_in_planes(length, constant):
-    def fast(a, b, initial):
-        return joined(planar_scan(planes(a), planes(b), planes(initial)))
+    assert_same_map(by_planes, length, torch.complex128, constant=constant)
 
-    assert_same_map(fast, length, torch.complex128, constant=constant)
+
+@pytest.mark.parametrize("states", [1, 2, 7, 8, 33, 64, 203])
+@pytest.mark.parametrize("constant", [True, False], ids=["constant", "varying"])
+def test_any_number_of_states(states, constant):
+    """Strips of every width, and what is left beside them."""
+    for fast, dtype in ((scan, torch.float64), (scan, torch.complex128), (by_planes, torch.complex128)):
+        assert_same_map(fast, 21, dtype, constant=constant, states=states)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -32,10 +32,12 @@ def scan(
     initial: Inexact[Tensor, "batch states"],
 ) -> Inexact[Tensor, "batch length states"]:
     """All h[t] from h[-1] = `initial`. `a` has the shape of `b`, or (states,) where the decay is constant in time."""
-    if b.is_complex() and (kernels := native.kernels("scan", a.real, b.real, initial.real)):
-        return joined(native.call(_Kernel, kernels, planes(a), planes(b), planes(initial), True))
-    if kernels := native.kernels("scan", a, b, initial):
-        return native.call(_Kernel, kernels, a, b, initial, False)
+    kernels = native.kernels("scan", a.real, b.real, initial.real)
+    if kernels and b.is_complex():
+        ways = kernels.forward_pairs, kernels.backward_pairs
+        return _of_pairs(native.call(_Kernel, *ways, _pairs(a), _pairs(b), _pairs(initial), True))
+    if kernels:
+        return native.call(_Kernel, kernels.forward, kernels.backward, a, b, initial, False)
     return _Scan.apply(a, b, initial)  # pyright: ignore[reportReturnType]
 
 
@@ -44,7 +46,7 @@ def planar_scan(
 ) -> Float[Tensor, "batch length planes"]:
     """`scan` of complex numbers in planes."""
     if kernels := native.kernels("scan", a, b, initial):
-        return native.call(_Kernel, kernels, a, b, initial, True)
+        return native.call(_Kernel, kernels.forward_planes, kernels.backward_planes, a, b, initial, True)
     return planes(_Scan.apply(joined(a), joined(b), joined(initial)))  # pyright: ignore[reportArgumentType]
 
 
@@ -72,34 +74,45 @@ def joined(x: Float[Tensor, "*axes planes"]) -> Complex[Tensor, "*axes states"]:
     return torch.complex(*x.chunk(2, -1))
 
 
+def _pairs(x: Complex[Tensor, "*axes states"]) -> Float[Tensor, "*axes numbers"]:
+    """Real and imaginary parts as neighbours, which they are in memory."""
+    return torch.view_as_real(x.resolve_conj()).flatten(-2)
+
+
+def _of_pairs(x: Float[Tensor, "*axes numbers"]) -> Complex[Tensor, "*axes states"]:
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+
+
 class _Kernel(torch.autograd.Function):
-    """The compiled loop."""
+    """The compiled loops, there and back; of complex numbers where two numbers are a state."""
 
     @staticmethod
-    def forward(ctx, kernels: ModuleType, a: Tensor, b: Tensor, initial: Tensor, is_complex: bool) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx, there: native.Kernel, back: native.Kernel, a: Tensor, b: Tensor, initial: Tensor, is_complex: bool
+    ) -> Tensor:
         a, b, initial = a.contiguous(), b.contiguous(), initial.contiguous()
         ctx.save_for_backward(a, h := torch.empty_like(b), initial)
-        ctx.kernels, ctx.is_complex = kernels, is_complex
-        kernel = kernels.forward_complex if is_complex else kernels.forward
-        native.run(kernel, *_work(b, is_complex), _timed(a), b, initial, h)
+        ctx.back, ctx.is_complex = back, is_complex
+        native.run(there, *_work(b, is_complex), _timed(a), b, initial, h)
         return h
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         a, h, initial = ctx.saved_tensors
-        kernel = ctx.kernels.backward_complex if ctx.is_complex else ctx.kernels.backward
-        to_a = h.new_zeros(len(h), 1, h.shape[2]) if a.ndim == 1 else torch.zeros_like(h)
+        to_a = h.new_zeros(len(h), 1, h.shape[2]) if a.ndim == 1 else torch.empty_like(h)
         to_b, to_initial = torch.empty_like(h), torch.zeros_like(initial)
-        native.run(kernel, *_work(h, ctx.is_complex), _timed(a), h, initial, grad.contiguous(), to_a, to_b, to_initial)
-        return None, (to_a.sum((0, 1)) if a.ndim == 1 else to_a), to_b, to_initial, None
+        native.run(ctx.back, *_work(h, ctx.is_complex), _timed(a), h, initial, grad.contiguous(), to_a, to_b, to_initial)
+        return None, None, (to_a.sum((0, 1)) if a.ndim == 1 else to_a), to_b, to_initial, None
 
 
 def _work(b: Tensor, is_complex: bool) -> tuple[int, int]:
     """Items of work and channels of one: all together, or so few that no thread is idle."""
+    if not b.numel():
+        return 0, 1
     states = b.shape[2] // 2 if is_complex else b.shape[2]
     threads = torch.get_num_threads()
     block = min(BLOCK, states if len(b) >= threads else -(-states // threads))
-    return len(b) * -(-states // max(block, 1)), block
+    return len(b) * -(-states // block), block
 
 
 def _timed(a: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def kernel(function: Callable[..., None]) -> Any:
 
 def _shared() -> tuple[float, ...]:
     """When the code that kernels share was changed."""
-    return tuple(Path(__file__).with_name(name).stat().st_mtime for name in ("compiler.py", "tiles.py"))
+    return tuple(Path(__file__).with_name(name).stat().st_mtime for name in ("compiler.py", "tiles.py", "vectors.py"))
 
 
 exact = numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")
