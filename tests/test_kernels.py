@@ -78,10 +78,10 @@ def test_two_that_compile_at_once_for_different_dtypes_leave_no_code_for_another
         assert multiplied(file, dtype) == [2, 4, 6]
 
 
-@pytest.mark.parametrize("changed", ["compiler.py", "tiles.py"])
+@pytest.mark.parametrize("changed", compiler.SHARED)
 def test_a_change_of_what_kernels_call_compiles_them_again(file, changed, monkeypatch):
     multiplied(file, np.float32)
-    for name in ("compiler.py", "tiles.py"):
+    for name in compiler.SHARED:
         shutil.copy2(Path(compiler.__file__).with_name(name), file.with_name(name))
     monkeypatch.setattr(compiler, "__file__", str(file.with_name("compiler.py")))
     kept = list(file.parent.glob("__pycache__/scaling.scale*.nbc"))

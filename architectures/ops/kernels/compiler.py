@@ -14,6 +14,7 @@ from numba.extending import intrinsic, overload
 
 # a loop over several rows is made of vectors if they do not overlap, which LLVM will test for few rows only, unless told
 binding.set_option("", "-runtime-memory-check-threshold=128")
+SHARED = ("compiler.py", "tiles.py", "vectors.py")  # files whose code kernels call
 _EXACT = {"contract", "reassoc", "nsz"}  # infinite and not-a-number values stay what they are
 
 
@@ -46,7 +47,7 @@ def kernel(function: Callable[..., None]) -> Any:
 
 def _shared() -> tuple[float, ...]:
     """When the code that kernels share was changed."""
-    return tuple(Path(__file__).with_name(name).stat().st_mtime for name in ("compiler.py", "tiles.py", "vectors.py"))
+    return tuple(Path(__file__).with_name(name).stat().st_mtime for name in SHARED)
 
 
 exact = numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")

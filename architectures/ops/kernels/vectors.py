@@ -56,15 +56,17 @@ _between_vectors(operator.mul, "fmul")
 
 
 @intrinsic
-def muladd(context, x, y, z):
-    """x y + z, rounded once where the processor can."""
-
+def _muladd(context, x, y, z):
     def make(context, builder, signature, arguments):
         made, name = x.made(), f"llvm.fmuladd.v{x.count}f{x.number.bitwidth}"
         fmuladd = cgutils.get_or_insert_function(builder.module, ir.FunctionType(made, [made] * 3), name)
         return builder.call(fmuladd, arguments)
 
     return x(x, x, x), make
+
+
+muladd: Callable[[Any, Any, Any], Any] = _muladd  # pyright: ignore[reportAssignmentType]
+"""x y + z, rounded once where the processor can."""
 
 
 @type_callable(operator.neg)
