@@ -24,18 +24,16 @@ from functools import partial
 from typing import Annotated
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from architectures.backbone import Flops, SequenceMap, State
+from architectures.ops.block_product import SIDE, block_product
 from architectures.ops.linear_attention import linear_attention, linear_attention_flops
 from architectures.ops.short_convolution import ShortConvolution
 from architectures.ops.silu import gated_silu
 from architectures.stack import NORM, Mixer, Stack, both_ways
-
-BLOCK = 4
 
 Keys = Float[Tensor, "batch length heads key"]
 Values = Float[Tensor, "batch length heads value"]
@@ -93,8 +91,8 @@ class MatrixLSTM(SequenceMap):
         inner, self.dim, self.heads, self.width = 2 * dim, dim, heads, 2 * dim // heads
         self.up = nn.Linear(dim, 2 * inner, bias=False)
         self.convolution = ShortConvolution(inner, bias=True, silu=True)
-        self.qk = nn.Parameter(torch.empty(inner // BLOCK, BLOCK, 2 * BLOCK))
-        self.v = nn.Parameter(torch.empty(inner // BLOCK, BLOCK, BLOCK))
+        self.qk = nn.Parameter(torch.empty(inner // SIDE, SIDE, 2 * SIDE))
+        self.v = nn.Parameter(torch.empty(inner // SIDE, SIDE, SIDE))
         self.gates = nn.Linear(3 * inner, 2 * heads)
         self.norm = nn.Parameter(torch.ones(inner))
         self.skip = nn.Parameter(torch.ones(inner))
@@ -115,7 +113,8 @@ class MatrixLSTM(SequenceMap):
         recent, memory, m = state
         u, z = self.up(x).chunk(2, -1)
         c, recent = self.convolution.stream(u, recent)
-        q, k, v = (t.flatten(2) for t in (*_in_blocks(c, self.qk).chunk(2, -1), _in_blocks(u, self.v)))
+        q, k = (block_product(c, weight) for weight in self.qk.chunk(2, -1))
+        v = block_product(u, self.v)
         gates = F.linear(torch.cat([q, k, v], -1), self.gates.weight).to(m.dtype) + self.gates.bias
         q, k, v = (t.to(m.dtype).unflatten(-1, (self.heads, -1)) for t in (q, k, v))
         i, f = gates.chunk(2, -1)
@@ -125,7 +124,7 @@ class MatrixLSTM(SequenceMap):
 
     def flops(self, length: int) -> Flops:
         inner = 2 * self.dim
-        contraction = 6 * inner * self.dim + 6 * inner * BLOCK + 12 * inner * self.heads
+        contraction = 6 * inner * self.dim + 6 * inner * SIDE + 12 * inner * self.heads
         # biases of the gates; silu, the scale of k, norm, skip (2) and product
         each = Flops(contraction, mixing=2 * self.heads, pointwise=(4 + 1 + NORM + 2 + 1) * inner)
         return mlstm_flops(length, self.heads, self.width, self.width) + self.convolution.flops(length) + each * length
@@ -144,15 +143,9 @@ class MLSTM(Stack):
         mlp: Annotated[Mixer, "channel mixer after each block"] = "none",
         hidden: Annotated[int | None, "hidden width of the channel mixer; none given: 8/3 dim (swiglu) or 4 dim"] = None,
     ) -> None:
-        if 2 * dim % BLOCK:
-            raise ValueError(f"dim={dim} must be even: queries, keys and values are made in blocks of {BLOCK} of 2 dim")
+        if 2 * dim % SIDE:
+            raise ValueError(f"dim={dim} must be even: queries, keys and values are made in blocks of {SIDE} of 2 dim")
         if heads < 1 or 2 * dim % heads:
             raise ValueError(f"heads={heads} must divide the inner width, twice dim={dim}")
         layer = both_ways(dim, lambda: MatrixLSTM(dim, heads, depth), causal)
         super().__init__(dim, depth, layer, causal=causal, mlp=mlp, hidden=hidden, norm=partial(nn.LayerNorm, bias=False))
-
-
-def _in_blocks(x: Float[Tensor, "batch length inner"], weight: Float[Tensor, "blocks into out"]) -> Tensor:
-    """Each of the `blocks` equal parts of `x` times its own matrix: (batch, length, blocks, out)."""
-    parts = rearrange(x, "b l (n i) -> n (b l) i", n=len(weight))
-    return rearrange(torch.bmm(parts, weight), "n (b l) o -> b l n o", b=len(x))

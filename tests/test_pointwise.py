@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from architectures.backbone import Flops
 from architectures.ops import gelu as gelu_module
 from architectures.ops import native, norm, positions, silu
+from architectures.ops.block_product import ROWS, block_product, block_product_definition
 from architectures.ops.gelu import gelu, gelu_definition
 from architectures.ops.norm import InstanceNorm, RMSNorm, rms_norm, rms_norm_definition
 from architectures.ops.positions import rotate
@@ -220,3 +221,12 @@ def test_rotations_turn_pairs(form, start):
         lambda x: x[:, :, :0],
     ):
         same(lambda x, view=view: rotate(view(x), start), lambda x, view=view: turned(view(x), start), x)
+
+
+@pytest.mark.parametrize(("batch", "length", "blocks", "side"), [(1, 1, 2, 4), (3, 5, 7, 4), (2, ROWS + 1, 3, 4), (2, 9, 5, 3)])
+def test_block_product_is_that_with_the_whole_matrix(form, batch, length, blocks, side):
+    x, weight = doubles(batch, length, blocks * side), doubles(blocks, side, 2 * side, seed=1)
+    for part in (slice(side), slice(side, None)):
+        same(block_product, block_product_definition, x, weight[..., part])
+    weight = weight[1:, :, :side]
+    same(lambda x, w: block_product(x[..., side:], w), lambda x, w: block_product_definition(x[..., side:], w), x, weight)
