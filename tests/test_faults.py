@@ -271,6 +271,7 @@ HUGE = [
     ("show", "--length", 1 << 24), ("show", "--number", 1 << 31), ("prepare", "--workers", 1024), ("bench", "--tokens", 1 << 24),
     ("bench", "--lengths", 1 << 24), ("bench", "--decode", 1 << 24), ("bench", "--rounds", 10_000), ("bench", "--threads", 1024),
     ("bench loop", "--steps", 1 << 20), ("bench workers", "--workers", 1024),
+    ("bench scans", "--lengths", 1 << 24), ("bench scans", "--states", 1 << 14), ("bench scans", "--threads", 1024),
 ]  # fmt: skip
 REST = {"run": RUN[1:], "show": ("lstm",), "prepare": ("recall",), "compare": ("--architectures", "lstm", "--tasks", "recall")}
 

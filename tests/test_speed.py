@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from architectures.stack import Stack
-from lab import analysis, machine, plugins, speed
+from lab import analysis, cli, machine, plugins, primitives, speed
 from lab.counter import Counter
 from lab.errors import UsageError
 
@@ -254,3 +254,24 @@ def test_a_device_that_is_not_there_is_refused(name, words, monkeypatch):
     assert [str(machine.device(good)) for good in ("cpu", "cuda", "cuda:0")] == ["cpu", "cuda", "cuda:0"]
     with pytest.raises(UsageError, match=f"--device {name}: {words}"):
         machine.device(name)
+
+
+def test_scans_are_set_against_a_copy(capsys, tmp_path):
+    numbers = ["--lengths", "5", "--tokens", "10", "--states", "3", "--rounds", "2", "--threads", "1"]
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["bench", "scans", *numbers, "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert printed.strip() in (tmp_path / "scans.txt").read_text()
+    for kind in ("real ", "complex ", "complex, in planes"):
+        for decay in ("constant", "varying"):
+            (row,) = [line.split() for line in printed.splitlines() if line.startswith(kind) and f" {decay} " in line][-1:]
+            assert row[-7:-4] == ["2", "5", "3"]
+            assert min(float(row[-4]), float(row[-2])) > 0
+
+
+@pytest.mark.parametrize(("varies", "there", "back"), [(False, 2, 3), (True, 3, 5)])
+def test_a_scan_moves_what_it_reads_and_writes_once(varies, there, back):
+    for dtype, form in primitives.FORMS.values():
+        _, _, moved = primitives._ways(form, dtype, varies, (2, 5, 3))
+        numbers = 2 * 5 * 3 * (2 if dtype.is_complex else 1)
+        assert moved == [4 * numbers * there, 4 * numbers * back]

@@ -183,6 +183,56 @@ def bench_tasks(*, tasks: Names | None = None, plugin: Names | None = None, json
         print(overhead.told(rows))
 
 
+@bench.command
+def scans(
+    *,
+    lengths: Annotated[list[int], Parameter(consume_multiple=True, negative="")] = [256, 1024, 4096, 16384],  # noqa: B006
+    tokens: int = 16384,
+    states: int = 128,
+    threads: int | None = None,
+    rounds: int = 9,
+    out: str | None = None,
+    json: Flag = False,
+) -> None:
+    """Time the scan that recurrences share against a copy of memory, on the processor.
+
+    Parameters
+    ----------
+    lengths
+        Positions of a sequence.
+    tokens
+        Positions of a batch; a longer sequence is a batch of its own.
+    states
+        States of a position, each a real or a complex number.
+    threads
+        As many as there are cores where none is given.
+    rounds
+        Times that copy and scan take turns; medians are shown.
+    out
+        Folder for scans.txt.
+    json
+        Print JSON.
+    """
+    from lab import machine, primitives
+
+    for flag, value, most in (
+        *(("--lengths", length, 1 << 24) for length in lengths), ("--tokens", tokens, 1 << 24), ("--states", states, 1 << 14),
+        ("--rounds", rounds, 10_000), ("--threads", threads, 1024),
+    ):  # fmt: skip
+        within(flag, value, 1, most)
+    if out:
+        check_writable(out, "--out")
+    rows = primitives.scans(lengths, tokens, states, threads or os.cpu_count() or 1, rounds)
+    if json:
+        return print_json(rows)
+    about = machine.environment()
+    table = f"{about['threads']} threads of {about['processor']}, torch {about['torch']}, float32\n\n{primitives.told(rows)}"
+    if out:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        Path(out, "scans.txt").write_text(f"{command()}\n\n{table}\n", "utf-8")
+    print(table)
+
+
 def _first_of_default(architecture: str | None, task: str | None) -> tuple[str, str]:
     """What is named, or else the first of the default comparison."""
     from lab.study import comparison
