@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from architectures import lstm_attention
 from architectures.gru import GRU, Recurrence
 from architectures.lstm_attention import Lookback, LSTMAttention
-from architectures.ops import gates, native
+from architectures.ops import additive_attention, gates, native
 from lab.counter import Counter
 from lab.laws.subject import noise
 from lab.model import count_parameters
@@ -173,13 +172,24 @@ def test_nothing_to_read(kind, batch, length):
         assert a.shape == b.shape
 
 
+def looked_back(layer: Lookback, h: Tensor, past: Tensor) -> Tensor:
+    """As the layer does it."""
+    given = layer.query(h), layer.key(h), h, layer.score.weight[0], layer.key(past), past
+    return additive_attention.additive_attention(*given)
+
+
 @pytest.mark.parametrize(("past", "length"), [(0, 1), (0, 2), (0, 13), (5, 1), (3, 22), (0, 31)])
-@pytest.mark.parametrize("pairs", [4, 2**15])
-def test_looking_back_is_its_equation(past, length, pairs, monkeypatch):
-    monkeypatch.setattr(lstm_attention, "PAIRS", pairs)
+@pytest.mark.parametrize("pairs", [4, 2**15, "compiled"])
+@pytest.mark.parametrize("largest", [1, 100])
+def test_looking_back_is_its_equation(past, length, pairs, largest, monkeypatch):
+    if pairs != "compiled":
+        monkeypatch.setattr(additive_attention, "PAIRS", pairs)
+        without_kernels(monkeypatch)
     torch.manual_seed(0)
     layer, h, old = Lookback(6, 5).double(), double(2, length, 6).requires_grad_(), double(2, past, 6, seed=1).requires_grad_()
-    fast = layer.look_back(layer.query(h), layer.key(h), h, layer.key(old), old)
+    with torch.no_grad():
+        layer.query.bias[0] += largest
+    fast = looked_back(layer, h, old)
     slow = look_back_definition(layer, h, old)
     close(fast, slow)
     if past or length > 1:
@@ -214,12 +224,40 @@ def test_a_long_past_is_read_in_pieces():
         close(whole[:, -1:], torch.tanh(layer.out(torch.cat([h[:, -1:], context], 2))), 1e-11)
 
 
-def test_memory_of_attention_is_bounded(monkeypatch):
+def test_large_queries_and_keys_are_looked_back_with():
+    """Where exponentials of queries and keys would overflow by themselves, and their products would not."""
+    torch.manual_seed(0)
+    layer, h = Lookback(6, 5), noise(2, 40, 6)
+    with torch.no_grad():
+        usual = looked_back(layer, h, h[:, :0])
+        shift = torch.tensor([0.0, 50.0, -50.0, 10.0, 100.0])
+        given = layer.query(h) + shift, layer.key(h) - shift, h, layer.score.weight[0], layer.key(h[:, :0]), h[:, :0]
+        close(additive_attention.additive_attention(*given), usual, 2e-5)
+
+
+def test_threads_change_nothing_of_what_is_seen():
+    for batch in (1, 5):
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            torch.manual_seed(0)
+            layer, h = Lookback(6, 5), noise(batch, 70, 6).requires_grad_()
+            y = looked_back(layer, h, h[:, :0])
+            results.append([y, *gradients(y, [h, layer.query.weight, layer.key.weight, layer.score.weight])])
+        torch.set_num_threads(1)
+        for other in results[1:]:
+            assert all(map(torch.equal, other, results[0]))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_memory_of_attention_is_bounded(compiled, monkeypatch):
     """Nothing that backward keeps has as many numbers as there are pairs."""
-    monkeypatch.setattr(lstm_attention, "PAIRS", 256)
+    monkeypatch.setattr(additive_attention, "PAIRS", 256)
+    if not compiled:
+        without_kernels(monkeypatch)
     layer, h, kept = Lookback(8, 4), noise(1, 255, 8), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
-        layer.look_back(layer.query(h), layer.key(h), h, layer.key(h[:, :0]), h[:, :0])
+        looked_back(layer, h, h[:, :0])
     assert max(kept) <= 9 * 255 * 8
 
 
@@ -275,7 +313,7 @@ def test_attentive_lstm_mixing(length):
 
 @pytest.mark.parametrize("length", [*LENGTHS, 301])
 def test_attention_multiplies_earlier_pairs_only(length, monkeypatch):
-    monkeypatch.setattr(lstm_attention, "PAIRS", 1000)
+    monkeypatch.setattr(additive_attention, "PAIRS", 1000)
     layer = Lookback(6, 5)
     with torch.no_grad(), Counter() as counter:
         layer(noise(2, length, 6))
