@@ -69,7 +69,7 @@ class Retention(SequenceMap):
         length, width = x.shape[1], self.dim // self.heads
         if not length:
             return x, state
-        q, k, v = (map(x).to(state.dtype).unflatten(2, (self.heads, -1)) for map in (self.q, self.k, self.v))
+        q, k, v = (map(x).to(state.dtype).view(*x.shape[:2], self.heads, -1) for map in (self.q, self.k, self.v))
         step = retention_step(q, k, v, *one_position(self.heads, width, state.dtype, x.device), state) if length == 1 else None
         y, state = step or self._turned(q, k, v, state)
         y = rms_norm(y, None, 1e-6).flatten(2)
