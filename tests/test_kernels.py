@@ -7,12 +7,15 @@ import sys
 from importlib import util
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from numba.core.caching import IndexDataCacheFile
 from soak.children import fork
 
 from architectures.ops.kernels import compiler
+from architectures.ops.kernels.tiles import product
+from architectures.ops.kernels.vectors import in_strips, vectors
 
 SOURCE = """
 from architectures.ops.kernels.compiler import kernel
@@ -92,3 +95,31 @@ def test_a_change_of_what_kernels_call_compiles_them_again(file, changed, monkey
     os.utime(file.with_name(changed), (1e9, 1e9))
     multiplied(file, np.float32)
     assert [each.stat().st_mtime_ns for each in kept] != before
+
+
+def test_what_kernels_call_is_part_of_them():
+    """What one function makes has a number of the process in its symbol: kernels kept by two processes would mix them up."""
+    add, add_turned = product(), product(turned=True)
+    strips = in_strips(lambda registers: strip_of(*vectors(registers)), 4)
+
+    @numba.njit
+    def uses_all(out, left, right):
+        add(out, left, right)
+        add_turned(out, left, right)
+        strips(0, len(left), 0, left[0], out[0])
+
+    arrays = [np.ones((24, 24), np.float32) for _ in range(3)]
+    uses_all(*arrays)
+    assert arrays[0][1].tolist() == [49] * 24
+    assert arrays[0][0].tolist() == [2] * 24
+    (made,) = uses_all.inspect_llvm().values()
+    assert [line for line in made.splitlines() if line.startswith("define") and "uses_all" in line]
+    assert not [line for line in made.splitlines() if line.startswith("define") and "locals" in line and "uses_all" not in line]
+
+
+def strip_of(load, store):
+    @compiler.exact
+    def strip(low, n, given, out):
+        store(out, low, load(given, low) + load(given, low))
+
+    return strip

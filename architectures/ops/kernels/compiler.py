@@ -50,8 +50,12 @@ def _shared() -> tuple[float, ...]:
     return tuple(Path(__file__).with_name(name).stat().st_mtime for name in SHARED)
 
 
-exact = numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")
-"""For a function of numbers whose operations stay in the order that they are written in; kernels may call it."""
+exact = numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy", forceinline=True)
+"""For a function of numbers whose operations stay in the order that they are written in; kernels may call it.
+
+It becomes part of the kernel. Functions that one function makes would be told apart only by the order in which a process
+compiled them, and those of one kernel that is kept on disk be taken for those of another.
+"""
 
 
 def exp(x: Any) -> Any:
