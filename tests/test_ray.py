@@ -97,6 +97,24 @@ def node_says(tmp_path, **changed):
     return list(node.carry_out(asdict(SPEC), str(tmp_path / "no token"), replace(session, **changed)))
 
 
+def test_a_folder_is_forgotten_while_its_worker_lets_go_of_it(tmp_path, monkeypatch):
+    folder, unlink = tmp_path / "run", os.unlink
+    folder.mkdir()
+    for name in ("holder", "run.json"):
+        (folder / name).touch()
+
+    def late(name, **given):
+        """The worker removes its claim first, and leaves one more file."""
+        monkeypatch.setattr(os, "unlink", unlink)
+        (folder / "holder").unlink(missing_ok=True)
+        (folder / "log.txt").touch()
+        unlink(name, **given)
+
+    monkeypatch.setattr(os, "unlink", late)
+    node._forget(folder)
+    assert not folder.exists()
+
+
 def test_a_node_with_other_code_or_without_a_plug_in_does_nothing(tmp_path):
     (told,) = node_says(tmp_path, source="other")
     assert told["event"] == "died"

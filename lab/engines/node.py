@@ -8,6 +8,7 @@ files are brought to the driver once it ended.
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,8 +71,17 @@ def carry_out(record: dict[str, Any], token: str, session: Session) -> Iterator[
         if event["event"] == "end" and not shared:
             yield {"event": "files", "files": _files(store.folder(spec.id))}
             yield {"event": "kept"}
-            shutil.rmtree(store.folder(spec.id))
+            _forget(store.folder(spec.id))
         yield event
+
+
+def _forget(folder: Path) -> None:
+    """Remove it, while a worker may be letting go of it."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
 
 
 def _files(folder: Path) -> dict[str, bytes]:
