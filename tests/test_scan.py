@@ -88,6 +88,19 @@ def test_any_number_of_states(states, constant):
         assert_same_map(fast, 21, dtype, constant=constant, states=states)
 
 
+@pytest.mark.parametrize("states", [3, 16, 77, 150])
+@pytest.mark.parametrize("constant", [True, False], ids=["constant", "varying"])
+def test_single_precision_is_that_of_double_but_for_rounding(states, constant):
+    for fast, dtype, double in (
+        (scan, torch.float32, torch.float64),
+        (scan, torch.complex64, torch.complex128),
+        (by_planes, torch.complex64, torch.complex128),
+    ):
+        a, b, initial = (x.detach() for x in inputs(50, double, constant=constant, states=states, radius=0.9))
+        got, want = fast(*(x.to(dtype) for x in (a, b, initial))), scan(a, b, initial)
+        torch.testing.assert_close(got.to(double), want, rtol=0, atol=1e-6 * want.abs().max().item())
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_threads_change_nothing(dtype):
     """Neither many sequences nor many channels of one."""
