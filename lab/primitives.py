@@ -60,9 +60,9 @@ def told(rows: list[dict[str, Any]]) -> str:
 
 def _ways(form: Callable[..., Any], dtype: torch.dtype, varies: bool, shape: tuple[int, int, int]) -> tuple[Any, Any, list[int]]:
     """What runs a scan, what runs it there and back, and the bytes that each way must move."""
-    a, b, initial, to_h = (
-        torch.randn(size, dtype=dtype) for size in (shape if varies else shape[2:], shape, (shape[0], shape[2]), shape)
-    )
+    batch, _, states = shape
+    sizes = shape if varies else (states,), shape, (batch, states), shape
+    a, b, initial, to_h = (torch.randn(size, dtype=dtype) for size in sizes)
     given = [0.5 * a / a.abs().clamp_min(1), b, initial]
     if form is planar_scan:
         *given, to_h = (planes(x) for x in (*given, to_h))

@@ -43,7 +43,7 @@ class _Kernel(torch.autograd.Function):
     @staticmethod
     def forward(ctx, kernels: ModuleType, q: Tensor, k: Tensor, v: Tensor, u: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         multiplied = all(not x.numel() or x.abs().max().item() <= LARGEST for x in (q, k))
-        a, b = ((2 * x).exp() if multiplied else (2 * x).contiguous() for x in (q, k))
+        a, b = ((2 * x).exp() if multiplied else 2 * x for x in (q, k))
         a, b, v, u = a.contiguous(), b.contiguous(), v.contiguous(), -2 * u
         y, logs = v.new_zeros(*q.shape[:2], v.shape[2]), v.new_empty(q.shape[:2])
         native.run(kernels.forward, *_work(q), multiplied, a, b, u, v, y, logs)

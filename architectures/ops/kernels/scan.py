@@ -171,6 +171,9 @@ _do_forward_pairs = _blocks(partial(_complex_forward, _of_pairs), 4, 2)
 _do_backward_pairs = _blocks(partial(_complex_backward, _of_pairs), 4, 2)
 
 
+# Kernels that a function made would be compiled anew by every process: what is kept on disk is found by what they refer to.
+
+
 @kernel
 def forward(first, last, block, a, b, initial, h):
     _do_forward(first, last, block, b, a, initial, h)

@@ -82,12 +82,9 @@ def _(context, builder, signature, arguments):
 def vectors(registers: float) -> tuple[Any, Any]:
     """For kernels, load(array, at) and store(array, at, vector) of so many registers; of one number where it is 0."""
 
-    def kind_in(array):
-        return Vector(array.dtype, _lanes(registers, array.dtype.bitwidth // 8))
-
     @intrinsic
     def load(context, array, at):
-        kind = kind_in(array)
+        kind = Vector(array.dtype, _lanes(registers, array.dtype.bitwidth // 8))
 
         def make(context, builder, signature, arguments):
             place = _place(context, builder, kind, signature.args[0], *arguments)
