@@ -5,7 +5,8 @@
 Fast form: a compiled loop over pairs, there and back (ops/kernels/additive_attention.py). In tensors: the triangle of pairs j < t
 is cut into squares that need no mask: at level 0, 1, 2, ... every second block of 2^level positions attends to the block before
 it, and one softmax over the levels' log-denominators joins what they found. So exactly L(L-1)/2 pairs are computed. A square is
-read in slices of queries, and backward recomputes a slice: tanh(...) of all pairs is never kept.
+read in slices of queries, and backward recomputes a slice: nothing of all pairs is kept. tanh x = 1 - 2 logistic(-2x), and what
+is the same for all keys is nothing to a softmax, so scores are sums of -2u logistic(-2q - 2k), there and back by hand.
 """
 
 import math
@@ -16,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from architectures.ops import native
+from architectures.ops.precision import full_precision
 
 PAIRS = 2**15  # pairs of one sequence that the form in tensors holds at once
 LARGEST = 20.0  # of queries and keys whose exponentials may be multiplied: e^80 is a float32
@@ -32,11 +33,12 @@ PastValues = Float[Tensor, "batch past dim"]
 
 def additive_attention(q: Sequence, k: Sequence, v: Values, u: Float[Tensor, " width"], old_k: Past, old_v: PastValues) -> Values:
     """c of every position, from all of the old keys and values and what is earlier of the new ones."""
-    dtype = torch.promote_types(v.dtype, torch.float32)
-    given = [x.to(dtype) for x in (q, torch.cat([old_k, k], 1), torch.cat([old_v, v], 1), u)]
-    if kernels := native.kernels("additive_attention", *given):
-        return native.call(_Kernel, kernels, *given).to(v.dtype)
-    return _in_squares(q, k, v, u, old_k, old_v)
+    dtype, wide = v.dtype, torch.promote_types(v.dtype, torch.float32)
+    q, k, v, u, old_k, old_v = (x.to(wide) for x in (q, k, v, u, old_k, old_v))
+    if kernels := native.kernels("additive_attention", q, k, v, u, old_k, old_v):
+        return native.call(_Kernel, kernels, q, torch.cat([old_k, k], 1), torch.cat([old_v, v], 1), u).to(dtype)
+    with full_precision(q):
+        return _in_squares(-2 * q, -2 * k, v, -2 * u, -2 * old_k, old_v).to(dtype)
 
 
 class _Kernel(torch.autograd.Function):
@@ -72,7 +74,7 @@ def _work(q: Tensor) -> tuple[int, int]:
 
 def _in_squares(q: Tensor, k: Tensor, v: Tensor, u: Tensor, old_k: Tensor, old_v: Tensor) -> Tensor:
     batch, length, _ = v.shape
-    nothing = v.new_full((batch, length), -math.inf, dtype=torch.promote_types(v.dtype, torch.float32))
+    nothing = v.new_full((batch, length), -math.inf)
     first = torch.cat([torch.zeros_like(nothing[:, :1]), nothing[:, 1:]], 1)  # the only context there is no past for
     found = [(first, torch.zeros_like(v))]
     if old_v.shape[1]:
@@ -82,7 +84,7 @@ def _in_squares(q: Tensor, k: Tensor, v: Tensor, u: Tensor, old_k: Tensor, old_v
     while size < length:
         found.append(_level(q, k, v, u, size, nothing))
         size *= 2
-    weights = torch.stack([logs for logs, _ in found]).softmax(0).to(v.dtype)
+    weights = torch.stack([logs for logs, _ in found]).softmax(0)
     return (weights[..., None] * torch.stack([context for _, context in found])).sum(0)
 
 
@@ -107,12 +109,34 @@ def _level(q: Tensor, k: Tensor, v: Tensor, u: Tensor, size: int, nothing: Tenso
 def _square(q: Tensor, k: Tensor, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """All queries of a block attend to all its keys: (batch, blocks, rows) log-denominators and their contexts."""
     rows = max(1, PAIRS // (k.shape[1] * k.shape[2]))
-    parts = [checkpoint(_slice, part, k, v, u, use_reentrant=False) for part in q.split(rows, 2)]
-    logs, contexts = zip(*parts, strict=True)
+    logs, contexts = zip(*(_Slice.apply(part, k, v, u) for part in q.split(rows, 2)), strict=True)  # pyright: ignore[reportGeneralTypeIssues]
     return torch.cat(logs, 2), torch.cat(contexts, 2)
 
 
-def _slice(q: Tensor, k: Tensor, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    scores = F.linear(torch.tanh(q[:, :, :, None] + k[:, :, None]), u[None]).squeeze(-1)
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    return scores.logsumexp(-1), F.softmax(scores, -1).to(v.dtype) @ v
+class _Slice(torch.autograd.Function):
+    """Some queries of a square."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        scores = F.linear(_logistic(q, k), u[None]).squeeze(-1)
+        logs = scores.logsumexp(-1)
+        context = (scores - logs[..., None]).exp() @ v
+        ctx.save_for_backward(q, k, v, u, logs, context)
+        return logs, context
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, to_logs: Tensor, to_context: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, u, logs, context = ctx.saved_tensors
+        with full_precision(q):
+            s = _logistic(q, k)
+            weights = (F.linear(s, u[None]).squeeze(-1) - logs[..., None]).exp()
+            change = weights * (to_context @ v.mT + (to_logs - (to_context * context).sum(-1))[..., None])
+            to_u = change.flatten() @ s.flatten(0, 3)
+            passed = s.addcmul_(s, s, value=-1).mul_(change[..., None])  # s (1 - s) is the logistic function's derivative
+            return passed.sum(3) * u, passed.sum(2) * u, weights.mT @ to_context, to_u
+
+
+def _logistic(q: Tensor, k: Tensor) -> Tensor:
+    """Of the sums of all queries and keys."""
+    return torch.add(q[:, :, :, None], k[:, :, None]).sigmoid_()
