@@ -94,12 +94,13 @@ class TimeMix4(TimeMix):
         self.key, self.receptance, self.out = (projection(dim, dim, 0) for _ in range(3))
 
     def init_state(self, batch: int) -> State:
-        a, b, last = (self.zeros(batch, self.dim) for _ in range(3))
-        return last, (a, b, a + LOWEST)
+        sums = self.zeros(3, batch, self.dim)
+        sums[2] = LOWEST
+        return self.zeros(batch, self.dim), sums
 
     def mix(self, x: Values, state: State, first: Values | None) -> Mixed:
         last, sums = state
-        x_k, x_v, x_r = moved(x, last, self.mu.unbind())
+        x_k, x_v, x_r = moved(x, last, self.mu)
         k, v = (y.to(self.decay.dtype) for y in (self.key(x_k), self.value(x_v)))
         y, sums = wkv4(k, v, self.decay.exp(), self.bonus, sums)
         return self.out(torch.sigmoid(self.receptance(x_r)) * y), (x[:, -1], sums), first
@@ -130,7 +131,7 @@ class TimeMix5(TimeMix):
 
     def inputs(self, x: Values, last: Tensor) -> tuple[Tensor, ...]:
         """The shifted inputs of k, v, r and gate, and the logarithm of -log decay, which here has no positions."""
-        return *moved(x, last, self.mu.unbind()), self.decay
+        return *moved(x, last, self.mu), self.decay
 
     def mix(self, x: Values, state: State, first: Values | None) -> Mixed:
         last, matrix = state
@@ -204,7 +205,7 @@ class TimeMix7(TimeMix):
 
     def mix(self, x: Values, state: State, first: Values | None) -> Mixed:
         last, matrix = state
-        x_r, x_w, x_k, x_v, x_a, x_g = moved(x, last, self.mu.unbind())
+        x_r, x_w, x_k, x_v, x_a, x_g = moved(x, last, self.mu)
         r, k, v = self.receptance(x_r), self.key(x_k), self.value(x_v)
         log_decay = -math.exp(-0.5) * torch.sigmoid(self.decay + self.decay_rank(x_w))
         a = torch.sigmoid(self.rate + self.rate_rank(x_a))

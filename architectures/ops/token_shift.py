@@ -72,15 +72,17 @@ def shifted(x: Values, last: Float[Tensor, "batch dim"]) -> Values:
     return (torch.cat([last, x[:, :-1]], 1) if x.shape[1] > 1 else last) - x
 
 
-def moved(x: Values, last: Float[Tensor, "batch dim"], mus: Sequence[Share]) -> Sequence[Values]:
+def moved(x: Values, last: Float[Tensor, "batch dim"], mus: Float[Tensor, "mixes dim"] | Sequence[Share]) -> Sequence[Values]:
     """x[t] + (x[t-1] - x[t]) mu for each mu; `last` precedes the first position.
 
-    One tensor for each, as a common one costs passes over memory in its gradient. Fast form: one compiled pass for each there and
-    one back (ops/kernels/token_shift.py), from `SMALLEST` numbers on.
+    One tensor for each, as a common one costs passes over memory in its gradient; without gradients they are parts of one. Fast
+    form: one compiled pass for each there and one back (ops/kernels/token_shift.py), from `SMALLEST` numbers on.
     """
     if x.numel() >= SMALLEST and (kernels := native.kernels("token_shift", x, last, *mus)):
         return native.call(_Kernel, kernels, x, last, *mus)
     delta = shifted(x, last)
+    if isinstance(mus, Tensor) and not torch.is_grad_enabled():
+        return torch.addcmul(x, delta, mus[:, None, None]).unbind()
     return [torch.addcmul(x, delta, mu) for mu in mus]
 
 
@@ -149,7 +151,7 @@ class ChannelMix(SequenceMap):
         return self.zeros(batch, self.mu.shape[1])
 
     def stream(self, x: Values, state: State):
-        x_k, *x_r = moved(x, state, self.mu.unbind())
+        x_k, *x_r = moved(x, state, self.mu)
         y = self.value(F.relu(self.key(x_k)).square())
         if self.receptance is not None:
             y = torch.sigmoid(self.receptance(x_r[0])) * y

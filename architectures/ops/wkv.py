@@ -41,17 +41,16 @@ max(p, u + k) (2), two powers (4), numerator (3), denominator (2), quotient."""
 Values = Float[Tensor, "batch length dim"]
 Heads = Float[Tensor, "batch length heads width"]
 Matrices = Float[Tensor, "batch heads width width"]
-Sums = tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"], Float[Tensor, "batch dim"]]
+Sums = Float[Tensor, "3 batch dim"]
+"""a, b and p."""
 
 
-def wkv4(
-    k: Values, v: Values, w: Float[Tensor, "dim"], u: Float[Tensor, "dim"], initial: Sums
-) -> tuple[Values, tuple[Tensor, Tensor, Tensor]]:
-    """All y, and (a, b, p) after the last position, from `initial` = (a, b, p)."""
+def wkv4(k: Values, v: Values, w: Float[Tensor, "dim"], u: Float[Tensor, "dim"], initial: Sums) -> tuple[Values, Sums]:
+    """All y, and the sums after the last position, from `initial`."""
+    if kernels := native.kernels("wkv4", k, v, w, u, initial):
+        y, after = native.call(_Sums, kernels, k, v, w, u, initial)
+        return y, after
     a, b, start = initial
-    if kernels := native.kernels("wkv4", k, v, w, u, *initial):
-        y, *after = native.call(_Sums, kernels, k, v, w, u, *initial)
-        return y, (after[0], after[1], after[2])
     with torch.no_grad():
         elapsed = w.double() * torch.arange(1, k.shape[1] + 1, device=k.device)[:, None]
         highest = torch.cat([start[:, None].double(), k + elapsed], 1).cummax(1).values[:, 1:]
@@ -64,10 +63,10 @@ def wkv4(
     past, own = torch.exp(before - top), torch.exp(own - top)
     above_before, below_before = (torch.cat([first[:, None], h[:, :-1]], 1) for first, h in ((a, above), (b, below)))
     y = (past * above_before + own * v) / (past * below_before + own)
-    return y, (above[:, -1], below[:, -1], p[:, -1])
+    return y, torch.stack([above[:, -1], below[:, -1], p[:, -1]])
 
 
-def wkv4_definition(k: Tensor, v: Tensor, w: Tensor, u: Tensor, initial: Sums) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+def wkv4_definition(k: Tensor, v: Tensor, w: Tensor, u: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
     """Position by position."""
     (a, b, p), out = initial, []
     for t in range(k.shape[1]):
@@ -77,7 +76,7 @@ def wkv4_definition(k: Tensor, v: Tensor, w: Tensor, u: Tensor, initial: Sums) -
         top = torch.maximum(p - w, k[:, t])
         past, own = torch.exp(p - w - top), torch.exp(k[:, t] - top)
         a, b, p = past * a + own * v[:, t], past * b + own, top
-    return torch.stack(out, 1), (a, b, p)
+    return torch.stack(out, 1), torch.stack([a, b, p])
 
 
 def wkv4_flops(length: int, dim: int) -> Flops:
@@ -160,27 +159,26 @@ class _Sums(torch.autograd.Function):
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx, kernels: ModuleType, k: Tensor, v: Tensor, w: Tensor, u: Tensor, a: Tensor, b: Tensor, p: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        ctx, kernels: ModuleType, k: Tensor, v: Tensor, w: Tensor, u: Tensor, initial: Tensor
+    ) -> tuple[Tensor, Tensor]:
         k, v, w, u = (x.contiguous() for x in (k, v, w, u))
         ctx.kernels = kernels
-        sums, y = torch.stack([a, b, p]), torch.empty_like(k)
+        sums, y = initial.clone(memory_format=torch.contiguous_format), torch.empty_like(k)
         marks = k.new_empty(len(k) * native.recorded(ctx), -(-k.shape[1] // kernels.SPAN), 3, k.shape[2])
         native.run(kernels.forward, kernels.items(k), k, v, w, u, y, sums, marks)
-        ctx.save_for_backward(k, v, w, u, a, b, marks)
-        a, b, p = (x.clone() for x in sums.unbind(0)) if native.recorded(ctx) else sums.unbind(0)
-        ctx.mark_non_differentiable(p)
-        return y, a, b, p
+        ctx.save_for_backward(k, v, w, u, initial, marks)
+        return y, sums
 
     @staticmethod
-    def backward(ctx, grad: Tensor, grad_a: Tensor, grad_b: Tensor, _: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        k, v, w, u, a, b, marks = ctx.saved_tensors
-        to_sums, to_k, to_v = torch.stack([grad_a, grad_b]), torch.empty_like(k), torch.empty_like(v)
+    def backward(ctx, grad: Tensor, to_after: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        k, v, w, u, initial, marks = ctx.saved_tensors
+        a, b, _ = initial
+        to_sums, to_k, to_v = to_after[:2].clone(memory_format=torch.contiguous_format), torch.empty_like(k), torch.empty_like(v)
         to_w, to_u = torch.zeros_like(a), torch.zeros_like(a)
         grads = (grad.contiguous(), to_sums, to_k, to_v, to_w, to_u)
         native.run(ctx.kernels.backward, ctx.kernels.items(k), k, v, w, u, marks, *grads)
-        to_a, to_b = to_sums.unbind(0)
-        return None, to_k, to_v, to_w.sum(0), to_u.sum(0), to_a, to_b, a * to_a + b * to_b
+        to_a, to_b = to_sums
+        return None, to_k, to_v, to_w.sum(0), to_u.sum(0), torch.stack([to_a, to_b, a * to_a + b * to_b])
 
 
 class _Matrices(torch.autograd.Function):
