@@ -4,13 +4,13 @@
     GRU   r, z = sigmoid(W x[t] + b + U h[t-1] + b'),  n = tanh(W_n x[t] + b_n + r * (U_n h[t-1] + b'_n));
           h[t] = n + z * (h[t-1] - n)
 
-Fast form: W x of all positions and the gradients of all weights are a few large matrix products, and a compiled kernel goes
-through time with U (ops/kernels/gates.py), under autocast in float32. It runs from `SHORTEST` positions on, and for an LSTM where
-fewer than `FULL` sequences leave torch's own without work for its vectors and U, up to a width of `WIDEST`, stays in the second
-cache. Elsewhere, for widths that eight does not divide and where there are no kernels, torch's own runs. Measured at width 128
-on one thread, the GRU is 1.6 times as fast as torch's for many sequences and 16 times for one, the LSTM 1.1 times for one; on two
-threads, which torch's own lets wait for one another at every position, the LSTM is 1.9 times as fast for one and 1.1 to 1.7 times
-for four. The number of threads has no say in which of them runs.
+Fast form: a compiled kernel goes through time with W and U (ops/kernels/gates.py), under autocast in float32; the gradients
+of all weights are large matrix products. It runs from `SHORTEST` positions on and, for an LSTM, up to a width of `WIDEST`.
+Elsewhere, for widths that eight does not divide and where there are no kernels, torch's own runs. Measured at width 128 on
+one thread, the GRU is 1.6 times as fast as torch's for 64 sequences and 10 times for four; the LSTM 0.95 and 1.1 times. On
+two threads, which torch's own lets wait for one another at every position, the LSTM is 1.0 times as fast for 64 sequences,
+1.2 for 16, 1.3 to 2.2 for four and 1.1 for one. At width 256, where U fills the second cache, torch's LSTM is up to 1.7 times
+as fast as the kernel.
 """
 
 import math
@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from architectures.ops import native
 from architectures.ops.precision import full_precision
 
-SHORTEST, WIDEST = 8, 256
-ROWS, FULL = 4, 8
+SHORTEST, WIDEST = 8, 128
+ROWS = 4
 LSTM = 21
 """Operations of a position and cell: four sums of two products and two biases (12), four activations, c (3), tanh c, h."""
 GRU = 16
@@ -108,8 +108,8 @@ def _shapes_alone(x: Tensor) -> bool:
 def _kernels(cells: nn.LSTM | nn.GRU, x: Tensor, *state: Tensor) -> ModuleType | None:
     kernels = native.kernels("gates", x, *state, *cells.all_weights[0])
     dim = cells.hidden_size
-    torchs = isinstance(cells, nn.LSTM) and (dim > WIDEST or len(x) >= FULL)
-    if kernels is None or not x.shape[0] or x.shape[1] < SHORTEST or torchs or dim % 8:
+    too_wide = isinstance(cells, nn.LSTM) and dim > WIDEST
+    if kernels is None or not x.shape[0] or x.shape[1] < SHORTEST or too_wide or dim % 8:
         return None
     return kernels
 
@@ -117,9 +117,10 @@ def _kernels(cells: nn.LSTM | nn.GRU, x: Tensor, *state: Tensor) -> ModuleType |
 class _LSTM(torch.autograd.Function):
     @staticmethod
     def forward(ctx, kernels: ModuleType, x, w, u, b, b_h, h_initial, c_initial):  # pyright: ignore[reportIncompatibleMethodOverride]
-        h_initial, c_initial, gates = h_initial.contiguous(), c_initial.contiguous(), F.linear(x, w, b + b_h)
-        h, c = (x.new_empty(*x.shape[:2], u.shape[1]) for _ in range(2))
-        native.run(kernels.lstm_forward, *_work(x), gates, u.t().contiguous(), h_initial, c_initial, h, c)
+        x, h_initial, c_initial = x.contiguous(), h_initial.contiguous(), c_initial.contiguous()
+        gates, h, c = (x.new_empty(*x.shape[:2], width) for width in (len(u), u.shape[1], u.shape[1]))
+        weights = w.t().contiguous(), u.t().contiguous(), b + b_h
+        native.run(kernels.lstm_forward, *_work(x), x, *weights, h_initial, c_initial, gates, h, c)
         ctx.kernels = kernels
         ctx.save_for_backward(x, w, u, h_initial, c_initial, gates, h, c)
         return h, c[:, -1].clone()
@@ -131,18 +132,20 @@ class _LSTM(torch.autograd.Function):
         to_gates, to_h, to_c = torch.empty_like(gates), torch.empty_like(h_initial), grad_c.clone()
         arguments = (gates, c, c_initial, grad.contiguous(), u.contiguous(), to_gates, to_h, to_c)
         native.run(ctx.kernels.lstm_backward, *_work(x), *arguments)
-        to_sums, before = to_gates.flatten(0, 1), _before(h, h_initial)
+        to_sums, seen = to_gates.flatten(0, 1), torch.cat([x.flatten(0, 1), _before(h, h_initial)], 1)
         to_b = to_sums.sum(0)
         to_x = (to_sums @ w).view_as(x) if ctx.needs_input_grad[1] else None
-        return None, to_x, to_sums.t() @ x.flatten(0, 1), to_sums.t() @ before, to_b, to_b, to_h, to_c
+        to_w, to_u = (to_sums.t() @ seen).split([w.shape[1], u.shape[1]], 1)
+        return None, to_x, to_w, to_u, to_b, to_b, to_h, to_c
 
 
 class _GRU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, kernels: ModuleType, x, w, u, b, b_h, initial):  # pyright: ignore[reportIncompatibleMethodOverride]
-        initial, gates = initial.contiguous(), F.linear(x, w, b)
-        h, inner = (x.new_empty(*x.shape[:2], u.shape[1]) for _ in range(2))
-        native.run(kernels.gru_forward, *_work(x), gates, u.t().contiguous(), b_h.detach(), initial, h, inner)
+        x, initial = x.contiguous(), initial.contiguous()
+        gates, h, inner = (x.new_empty(*x.shape[:2], width) for width in (len(u), u.shape[1], u.shape[1]))
+        weights = w.t().contiguous(), u.t().contiguous(), b.detach(), b_h.detach()
+        native.run(kernels.gru_forward, *_work(x), x, *weights, initial, gates, h, inner)
         ctx.kernels = kernels
         ctx.save_for_backward(x, w, u, initial, gates, h, inner)
         return h

@@ -22,6 +22,8 @@ from numba.extending import intrinsic, lower_builtin, register_model, type_calla
 from architectures.ops.kernels.compiler import exact
 from architectures.ops.kernels.tiles import WIDTH
 
+LINE = 64  # bytes that come from memory together
+
 
 class Vector(types.Type):
     """So many numbers of one type; LLVM divides what is wider than a register."""
@@ -102,6 +104,27 @@ def vectors(registers: float) -> tuple[Any, Any]:
         return types.void(array, types.intp, vector), make
 
     return load, store
+
+
+@intrinsic
+def _prefetch(context, array, at):
+    def make(context, builder, signature, arguments):
+        first = context.make_array(array)(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(first, [arguments[1]]), ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+        ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(ask, [place, number(0), number(3), number(1)])  # to be read, from the nearest cache, and no code
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), make
+
+
+@exact
+def prefetch(array, at, count):
+    """Have so many numbers on their way to the cache before they are needed."""
+    for i in range(at, at + count, LINE // array.itemsize):
+        _prefetch(array, i)  # pyright: ignore[reportCallIssue]
 
 
 def pairs(registers: float) -> tuple[Any, Any]:
