@@ -79,7 +79,7 @@ def outside(tmp_path_factory):
     (package / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
         '[project]\nname = "strange"\nversion = "1"\n'
-        '[project.entry-points."lab.architectures"]\nstranger = "strange.leaky:Leaky"\n'
+        '[project.entry-points."lab.architectures"]\nstranger = "strange.leaky:LeakyBackbone"\n'
         '[project.entry-points."lab.tasks"]\necho = "strange.echo"\n'
     )
     return package
