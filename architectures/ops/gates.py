@@ -152,7 +152,7 @@ class _GRU(torch.autograd.Function):
     def forward(ctx, kernels: ModuleType, x, w, u, b, b_h, initial):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, initial = x.contiguous(), initial.contiguous()
         gates, h, inner = (x.new_empty(*x.shape[:2], width) for width in (len(u), u.shape[1], u.shape[1]))
-        weights = w.t().contiguous(), u.t().contiguous(), b.detach(), b_h.detach()
+        weights = w.t().contiguous(), u.t().contiguous(), b, b_h
         native.run(kernels.gru_forward, *_work(x), x, *weights, initial, gates, h, inner)
         ctx.kernels = kernels
         ctx.save_for_backward(x, w, u, initial, gates, h, inner)

@@ -33,6 +33,13 @@ def tanh(x):
     return over / under
 
 
+@exact
+def _read(gates, x, w, low, high, t):
+    """W x of these sequences for `SPAN` positions from t on."""
+    for n in range(low, high):
+        new_product(gates[n, t : t + SPAN], x[n, t : t + SPAN], w)
+
+
 @kernel
 def lstm_forward(first, last, rows, x, w, u, bias, h_initial, c_initial, gates, h, c):
     """`gates` become i, f, g, o. `w` and `u` are (dim, 4 dim)."""
@@ -43,8 +50,7 @@ def lstm_forward(first, last, rows, x, w, u, bias, h_initial, c_initial, gates, 
         sums = np.empty((high - low, 4 * dim), h.dtype)
         for t in range(length):
             if t % SPAN == 0:
-                for n in range(low, high):
-                    new_product(gates[n, t : t + SPAN], x[n, t : t + SPAN], w)
+                _read(gates, x, w, low, high, t)
             for row in range(high - low):
                 total, gate = sums[row], gates[low + row, t]
                 for j in range(4 * dim):
@@ -116,8 +122,7 @@ def gru_forward(first, last, rows, x, w, u, bias_x, bias, initial, gates, h, inn
         now, sums = initial[low:high].copy(), np.empty((high - low, 3 * dim), h.dtype)
         for t in range(length):
             if t % SPAN == 0:
-                for n in range(low, high):
-                    new_product(gates[n, t : t + SPAN], x[n, t : t + SPAN], w)
+                _read(gates, x, w, low, high, t)
             for row in range(high - low):
                 sums[row] = bias
             add_product(sums, now, u)
