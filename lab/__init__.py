@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lab.waiting import wait_briefly
+from lab.process import prepare
 
 if TYPE_CHECKING:
     from lab import analysis as analysis
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lab.conformance import check as check
 
 if "torch" not in sys.modules:
-    wait_briefly()
+    prepare()
 __version__ = "0.1.0"
 _HOMES = {
     "compare": "lab.comparison",

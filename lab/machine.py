@@ -15,23 +15,24 @@ from typing import Any
 import torch
 
 from lab.errors import UsageError
-from lab.waiting import SPIN, TURNS, UNTUNED
+from lab.process import SPIN, TURNS, UNTUNED, started_joined
 
 _PACKAGES = ("sequence-lab", "torch", "lightning", "numpy", "numba", "fla-core", "torchmetrics", "einops")
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
+_M_MXFAST, _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = 1, -1, -2, -4  # malloc.h
 
 
 @cache
 def tune() -> dict[str, Any]:
-    """Set this process up for speed, once, and say what was set, here and when torch was loaded (lab/waiting.py).
+    """Set this process up for speed, once, and say what was set, here and before it started (lab/process.py).
 
     malloc keeps freed blocks, where it is glibc's: returning and faulting in large tensors costs up to half of a training
-    step. Matrix products may use oneDNN's float32 kernels, if on this machine they are as exact as float32 can be (on a
-    processor with bfloat16 matrix units the same switch rounds, and is left alone). `UNTUNED` in the environment leaves all
-    as it is.
+    step. Small ones it joins to their neighbours. Matrix products may use oneDNN's float32 kernels, if on this machine they
+    are as exact as float32 can be (on a processor with bfloat16 matrix units the same switch rounds, and is left alone).
+    `UNTUNED` in the environment leaves all as it is.
     """
     done: dict[str, Any] = {
         "malloc_keeps_blocks": False,
+        "malloc_joins_blocks": False,
         "matmul_precision": torch.get_float32_matmul_precision(),
         "threads_wait_briefly": os.environ.get(SPIN) == TURNS,
     }
@@ -41,6 +42,7 @@ def tune() -> dict[str, Any]:
         libc = ctypes.CDLL(None)
         settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 1 << 26))
         done["malloc_keeps_blocks"] = all(libc.mallopt(what, value) for what, value in settings)
+        done["malloc_joins_blocks"] = bool(libc.mallopt(_M_MXFAST, 0)) and started_joined()
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
     exact = a.double() @ b.double()

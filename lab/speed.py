@@ -33,8 +33,8 @@ from architectures.ops.native import timed
 from lab import machine, optimizers, plugins
 from lab.counter import Counter
 from lab.errors import UsageError, is_file, place, reason
+from lab.process import started_as_it_comes
 from lab.recomputing import recompute
-from lab.waiting import started_as_it_comes
 
 WARM_UP = 2
 PATIENCE = 30.0

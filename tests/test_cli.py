@@ -102,35 +102,6 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys,
     assert sorted(os.listdir(tmp_path)) == before
 
 
-@pytest.mark.parametrize(
-    ("first", "chosen", "expected"),
-    [
-        ("lab", {}, "10000"),
-        ("torch, lab", {}, None),
-        ("lab", {"GOMP_SPINCOUNT": "5"}, "5"),
-        ("lab", {"OMP_WAIT_POLICY": "active"}, None),
-        ("lab", {"LAB_UNTUNED": "1"}, None),
-    ],
-)
-def test_threads_wait_briefly_unless_someone_chose_otherwise(first, chosen, expected):
-    """It is read when torch is loaded."""
-    code = f"import {first}, os; print(os.environ.get('GOMP_SPINCOUNT'))"
-    plain = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    done = subprocess.run([sys.executable, "-c", code], env=plain | chosen, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(expected)
-
-
-def test_a_run_that_is_not_tuned_leaves_threads_alone(tmp_path):
-    """Records say which."""
-    argv = ["run", "--architecture", "linear_rnn", "--task", "recall", "--budget", "1e7", "--dim", "8", "--depth", "1"]
-    plain = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    for more, briefly in ([], True), (["--untuned", "--restart"], False):
-        whole = [sys.executable, "-m", "lab", *argv, "--results", str(tmp_path), *more]
-        subprocess.run(whole, env=plain, capture_output=True, check=True)
-        (record,) = tmp_path.glob("runs/*/run.json")
-        assert json.loads(record.read_text())["environment"]["process"]["threads_wait_briefly"] is briefly
-
-
 def test_a_run_is_found_again_and_restarts_when_asked(tmp_path, capsys):
     argv = [*RUN, "--dim", "16", "--depth", "1", "--batch", "2", "--results", tmp_path]
     code, out, err = lab(*argv, capsys=capsys)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from lab.errors import UsageError
-from lab.waiting import UNTUNED, wait_briefly
+from lab.process import UNTUNED, prepare
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -70,7 +70,7 @@ class Training:
     def planner(self) -> "Planner":
         """The planner that these flags describe, for models of the usual shape."""
         if not self.tuned:
-            wait_briefly(False)  # before torch is loaded
+            prepare(False)  # before torch is loaded
             os.environ[UNTUNED] = "1"  # workers inherit it
         from lab import presets
         from lab.planning import Planner

@@ -23,8 +23,8 @@ from typing import Any
 from lab.engines.child import Event, Orders, cores, ended
 from lab.engines.node import Session, carry_out, source
 from lab.errors import UsageError
+from lab.process import UNTUNED
 from lab.run import Spec, Store, write_durably
-from lab.waiting import UNTUNED
 
 OBJECT_STORE = 128 << 20
 """Bytes of shared memory for what tasks return; the files of a run are small."""
