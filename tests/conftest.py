@@ -27,6 +27,14 @@ def cache_of_its_own(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
+def threads_for_small_tensors(monkeypatch):
+    """What tests give to several threads is shared among them, however little it is."""
+    from architectures.ops import native
+
+    monkeypatch.setattr(native, "FEW", 0)
+
+
+@pytest.fixture(autouse=True)
 def no_plug_ins_left_behind(monkeypatch):
     """Files that a test makes known are forgotten after it."""
     from lab import plugins  # after the hook above

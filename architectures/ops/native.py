@@ -27,6 +27,9 @@ from torch.autograd import Function
 Kernel = Callable[..., None]
 """kernel(first, last, *arrays): does the items of work from `first` up to `last`, which share no output."""
 
+FEW = 2**17
+"""Numbers that one thread is through with before another would have begun."""
+
 _timed = ContextVar("timed", default=False)
 
 
@@ -74,10 +77,12 @@ def recorded(ctx: Any) -> bool:
 
 
 def run(kernel: Kernel, items: int, *arguments: Tensor | float) -> None:
-    """Do all items of work, on as many threads as torch uses. Arguments: contiguous tensors without gradients, and numbers."""
+    """Do all items of work, on as many threads as torch uses if there is enough of it. Arguments: contiguous tensors without
+    gradients, and numbers."""
     view = _view if dist.is_initialized() else Tensor.numpy
     arrays = [view(x) if isinstance(x, Tensor) else x for x in arguments]
-    if items < 2 or (threads := min(torch.get_num_threads(), items)) == 1:
+    threads = min(torch.get_num_threads(), items)
+    if threads < 2 or sum(x.size for x in arrays if isinstance(x, np.ndarray)) < FEW:
         kernel(0, items, *arrays)
         return
     own, *parts = pairwise(items * i // threads for i in range(threads + 1))
