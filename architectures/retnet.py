@@ -33,10 +33,11 @@ def turn(x: Float[Tensor, "*batch width"], rotor: Complex[Tensor, "*#batch pairs
 
 
 @lru_cache(maxsize=16)
-def one_position(heads: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """gamma of each head, and the angles of a head's pairs."""
+def one_position(heads: int, width: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "2 heads pairs"]:
+    """What is left of a pair along and across, when its head has decayed and it has turned: gamma cos and gamma sin."""
     with torch.inference_mode(False), torch.no_grad():
-        return log_decays(heads, device).exp().to(dtype), angles(width, device).to(dtype)
+        angle = angles(width, device)
+        return (log_decays(heads, device).exp()[:, None] * torch.stack([angle.cos(), angle.sin()])[:, None]).to(dtype)
 
 
 def log_decays(heads: int, device: torch.device) -> Float[Tensor, " heads"]:
@@ -70,7 +71,7 @@ class Retention(SequenceMap):
         if not length:
             return x, state
         q, k, v = (map(x).to(state.dtype).view(*x.shape[:2], self.heads, -1) for map in (self.q, self.k, self.v))
-        step = retention_step(q, k, v, *one_position(self.heads, width, state.dtype, x.device), state) if length == 1 else None
+        step = retention_step(q, k, v, one_position(self.heads, width, state.dtype, x.device), state) if length == 1 else None
         y, state = step or self._turned(q, k, v, state)
         y = rms_norm(y, None, 1e-6).flatten(2)
         return self.out(gated_silu(y, self.gate(x))), state

@@ -185,7 +185,9 @@ def measure(
     for row in rows:
         if "tokens_per_second" in row and _who(row) in usual:
             row["relative"] = usual[_who(row)] / row["tokens_per_second"]
-    about = machine.environment() | found | {
+    with started_as_it_comes(not stand.tuned):
+        process = _apart(machine.tune)  # as those that were measured were started
+    about = machine.environment() | {"process": process} | found | {
         "threads": stand.threads, "precision": stand.precision, "dim": stand.dim, "depth": stand.depth, "tokens": tokens,
         "rounds": rounds, "settings": stand.settings, "recompute": stand.recompute, "on_gpu": stand.on_gpu,
     }  # fmt: skip

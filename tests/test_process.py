@@ -57,6 +57,16 @@ def test_records_say_what_a_process_was_started_with(tmp_path, more, tuned):
         assert (process["threads_wait_briefly"], process["malloc_joins_blocks"]) == (tuned, joined)
 
 
+@pytest.mark.parametrize(("more", "tuned"), [([], True), (["--untuned"], False)])
+def test_a_bench_says_how_what_it_measured_was_started(tmp_path, more, tuned):
+    """Not how it was started itself."""
+    python("-m", "lab", "bench", "--architectures", "linear_rnn", "--dim", "8", "--depth", "1", "--lengths", "8", "--decode", "8",
+           "--tokens", "16", "--rounds", "1", "--out", str(tmp_path), *more)  # fmt: skip
+    process = json.loads((tmp_path / "machine.json").read_text())["process"]
+    done = [process[name] for name in ("malloc_keeps_blocks", "malloc_joins_blocks", "threads_wait_briefly")]
+    assert done == [tuned] * 3
+
+
 def texts(results):
     return [path.read_text() for path in results.glob("runs/*/run.json")]
 

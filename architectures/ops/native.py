@@ -76,9 +76,9 @@ def recorded(ctx: Any) -> bool:
     return not isinstance(ctx, _Unrecorded)
 
 
-def run(kernel: Kernel, items: int, *arguments: Tensor | float) -> None:
+def run(kernel: Kernel, items: int, *arguments: Tensor | float | None) -> None:
     """Do all items of work, on as many threads as torch uses if there is enough of it. Arguments: contiguous tensors without
-    gradients, and numbers."""
+    gradients, numbers, and None."""
     view = _view if dist.is_initialized() else Tensor.numpy
     arrays = [view(x) if isinstance(x, Tensor) else x for x in arguments]
     threads = min(torch.get_num_threads(), items)
@@ -106,7 +106,7 @@ def _view(x: Tensor) -> np.ndarray:
 class _Unrecorded:
     """Where a function leaves what its way back needs, when there is none."""
 
-    def save_for_backward(self, *tensors: Tensor) -> None: ...
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
 
     def mark_non_differentiable(self, *tensors: Tensor) -> None: ...
 

@@ -45,7 +45,7 @@ def rms_norm(x: Float[Tensor, "*axes width"], weight: Float[Tensor, " width"] | 
     """Without weights where there are none."""
     tensors = (x,) if weight is None else (x, weight)
     if (x.numel() >= SMALLEST or not torch.is_grad_enabled()) and (kernels := native.kernels("norm", *tensors)):
-        return native.call(_Kernel, kernels, x, x.new_ones(x.shape[-1:]) if weight is None else weight, eps)
+        return native.call(_Kernel, kernels, x, weight, eps)
     return F.rms_norm(x, x.shape[-1:], weight, eps)
 
 
@@ -57,8 +57,8 @@ def rms_norm_definition(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
 class _Kernel(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, kernels: ModuleType, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight = x.contiguous(), weight.contiguous()
+    def forward(ctx, kernels: ModuleType, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight = x.contiguous(), None if weight is None else weight.contiguous()
         y, width = torch.empty_like(x), x.shape[-1]
         items = -(-x.numel() // (ROWS * width))
         native.run(kernels.forward, items, ROWS, eps, x.view(-1, width), weight, y.view(-1, width))
@@ -72,7 +72,7 @@ class _Kernel(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         rows, to_x = x.view(-1, x.shape[-1]), torch.empty_like(x)
         items = -(-len(rows) // ROWS)
-        to_weight = x.new_zeros(items, x.shape[-1])
+        to_weight = None if weight is None else x.new_zeros(items, x.shape[-1])
         arguments = (rows, weight, grad.contiguous().view_as(rows), to_x.view_as(rows), to_weight)
         native.run(ctx.kernels.backward, items, ROWS, ctx.eps, *arguments)
-        return None, to_x, to_weight.sum(0), None
+        return None, to_x, None if to_weight is None else to_weight.sum(0), None

@@ -46,7 +46,7 @@ class _Kernel(torch.autograd.Function):
 def _turned(kernels: ModuleType, x: Tensor, sin: Tensor, cos: Tensor, sense: float) -> Tensor:
     x = x if x.stride(3) == 1 else x.contiguous()
     sequences, heads, positions, _ = x.stride()
-    items, y = x.shape[:2].numel(), x.new_empty(x.shape)
+    items, y = x.shape[:2].numel(), torch.empty_like(x, memory_format=torch.contiguous_format)
     given = native.flat(x), sin, cos, y.flatten(0, 1)
     native.run(kernels.turn, items, x.shape[1], sequences, heads, positions, sense, *given)
     return y

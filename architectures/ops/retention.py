@@ -18,12 +18,15 @@ Matrices = Float[Tensor, "batch heads key value"]
 
 
 def retention_step(
-    q: Keys, k: Keys, v: Values, decay: Float[Tensor, " heads"], angle: Float[Tensor, " pairs"], state: Matrices
+    q: Keys, k: Keys, v: Values, turn: Float[Tensor, "2 heads pairs"], state: Matrices
 ) -> tuple[Values, Matrices] | None:
-    """y and the next S, or None where gradients are asked for or kernels cannot take these tensors."""
-    if torch.is_grad_enabled() or (kernels := native.kernels("retention", q, k, v, decay, angle, state)) is None:
+    """y and the next S, or None where gradients are asked for or kernels cannot take these tensors.
+
+    turn: gamma times cosine and sine.
+    """
+    if torch.is_grad_enabled() or (kernels := native.kernels("retention", q, k, v, turn, state)) is None:
         return None
-    y, after, scale = v.new_empty(v.shape), state.new_empty(state.shape), 1 / math.sqrt(k.shape[3])
-    given = (x.contiguous() for x in (q, k, v, angle, decay, state))
-    native.run(kernels.forward, len(v) * v.shape[2], scale, *given, y, after)
+    q, k, v, state = (x.contiguous() for x in (q, k, v, state))
+    y, after = torch.empty_like(v), torch.empty_like(state)
+    native.run(kernels.forward, len(v) * v.shape[2], 1 / math.sqrt(k.shape[3]), q, k, v, turn, state, y, after)
     return y, after
