@@ -9,7 +9,7 @@ import pytest
 
 from lab.process import JOINED, MALLOC, SPIN, TURNS, UNTUNED
 
-RUN = ["--task", "recall", "--dim", "8", "--depth", "1", "--batch", "2"]
+SMALL = ["--budget", "1e7", "--dim", "8", "--depth", "1", "--batch", "2"]
 STEPS = """
 import lab.machine, torch
 from lab.speed import Stand
@@ -48,10 +48,11 @@ def test_processes_are_started_with_the_settings_unless_someone_chose_otherwise(
 @pytest.mark.parametrize(("more", "tuned"), [([], True), (["--untuned"], False)])
 def test_records_say_what_a_process_was_started_with(tmp_path, more, tuned):
     """The process of `lab run` is the user's own: malloc's setting comes too late for it."""
-    python("-m", "lab", "run", "--architecture", "linear_rnn", "--budget", "1e7", *RUN, "--results", str(tmp_path), *more)
-    python("-m", "lab", "compare", "--architectures", "gru", "--tasks", "recall", "--budget", "1e7", *RUN[2:],
-           "--workers", "1", "--results", str(tmp_path), *more)  # fmt: skip
-    records = {record["spec"]["architecture"]: record for record in map(json.loads, texts(tmp_path))}
+    given = [*SMALL, "--results", str(tmp_path), *more]
+    python("-m", "lab", "run", "--architecture", "linear_rnn", "--task", "recall", *given)
+    python("-m", "lab", "compare", "--architectures", "gru", "--tasks", "recall", "--workers", "1", *given)
+    written = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/run.json")]
+    records = {record["spec"]["architecture"]: record for record in written}
     for architecture, joined in (("linear_rnn", False), ("gru", tuned)):
         process = records[architecture]["environment"]["process"]
         assert (process["threads_wait_briefly"], process["malloc_joins_blocks"]) == (tuned, joined)
@@ -65,10 +66,6 @@ def test_a_bench_says_how_what_it_measured_was_started(tmp_path, more, tuned):
     process = json.loads((tmp_path / "machine.json").read_text())["process"]
     done = [process[name] for name in ("malloc_keeps_blocks", "malloc_joins_blocks", "threads_wait_briefly")]
     assert done == [tuned] * 3
-
-
-def texts(results):
-    return [path.read_text() for path in results.glob("runs/*/run.json")]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")

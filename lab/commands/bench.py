@@ -68,8 +68,8 @@ def speed(
     decode
         Positions before the one that is timed, streamed 4,096 at once; the peak of memory meanwhile is told.
     tuned
-        Use the lab's process settings (memory that is kept, exact fast products, threads that wait briefly); --untuned leaves
-        the process as it comes.
+        Use the lab's process settings (memory that is kept and joined, exact fast products, threads that wait
+        briefly); --untuned leaves the process as it comes.
     plugin
         Python files with an architecture of your own. Their code is run.
     out

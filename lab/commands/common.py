@@ -50,8 +50,8 @@ class Training:
     results
         Folder of the runs.
     tuned
-        Use the lab's process settings (memory that is kept, exact fast products, threads that wait briefly); --untuned leaves
-        processes as they come.
+        Use the lab's process settings (memory that is kept and joined, exact fast products, threads that wait
+        briefly); --untuned leaves processes as they come.
     yes
         Begin also what needs more than half of the memory there is.
     """
